@@ -1,0 +1,1 @@
+"""Where SSIS packages run: one module (or folder) a kind of source."""

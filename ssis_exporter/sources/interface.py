@@ -1,0 +1,106 @@
+"""What a source of executions promises: it can be read; some can also be asked to stop a run."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, ClassVar, Self
+
+import msgspec
+
+from ssis_exporter.errors import SourceError, StopUnsupported
+from ssis_exporter.model import Execution, Finding, FindingLevel, Snapshot, SourceInfo, StopReply
+
+
+class SourceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    The keys of one entry under `sources:` beside `name` and `kind`. A kind with keys of its own derives from this.
+
+    Fields of type `timedelta` are written as durations (`30s`, `5m`, `1h30m`).
+    """
+
+    time_limit: timedelta = timedelta(seconds=10)
+    """How long one call to the source may take, for sources that can enforce it."""
+
+
+class Source(ABC):
+    """
+    Knows where packages run, and is the only code that touches a driver.
+
+    All methods but the constructor and `info` are called on one thread, the source's worker, one call at a time. The
+    constructor opens nothing and must return at once; what `snapshot` needs it opens itself and keeps.
+    """
+
+    kind: ClassVar[str]
+    """The word for it in the configuration."""
+
+    Settings: ClassVar[type[SourceSettings]] = SourceSettings
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @classmethod
+    def from_settings(cls, name: str, settings: Any) -> Self:
+        """
+        Makes the source from its validated settings (an instance of `cls.Settings`).
+
+        Raises `ConfigError` for what only the source can judge, `MissingExtra` where its driver is not installed.
+        """
+        del settings
+        return cls(name)
+
+    @property
+    def info(self) -> SourceInfo:
+        """What this source is; may be read from any thread, also while a call runs."""
+        return SourceInfo(kind=self.kind)
+
+    @abstractmethod
+    def snapshot(self) -> Snapshot:
+        """
+        Looks, now. All open runs and what the account could see, from one round trip.
+
+        Raises `SourceError` whenever it could not look; it never returns an empty or shortened answer instead.
+        """
+
+    def check(self) -> Sequence[Finding]:
+        """What `ssis-exporter check` says about this source; looks once by default. Never raises `SourceError`."""
+        try:
+            seen = self.snapshot()
+        except SourceError as exc:
+            return [Finding(level=FindingLevel.PROBLEM, text=str(exc))]
+        text = f"{len(seen.executions)} open executions; the account sees: {seen.visibility.scope}"
+        return [Finding(level=FindingLevel.OK, text=text)]
+
+    def close(self) -> None:  # noqa: B027 - most sources have nothing to let go of
+        """Lets go of what was opened; may be called twice, and before anything was opened."""
+
+
+class StoppableSource(Source):
+    """A source that can be asked to stop one run."""
+
+    can_force_stop: ClassVar[bool] = False
+    """Whether `force_stop` does anything."""
+
+    @abstractmethod
+    def request_stop(self, execution: Execution) -> StopReply:
+        """
+        Asks for this run, and no other, to stop. The identity is checked again in the moment before acting.
+
+        Returns when the request was handed over; whether the run ended, a later `snapshot` tells. Raises
+        `NoSuchExecution`, `IdentityUnknown`, `StopDenied`, `StopUnsupported`, `StopFailed`; and `SourceError` when
+        nobody can say whether the request arrived.
+        """
+
+    def force_stop(self, execution: Execution) -> StopReply:
+        """
+        Ends the host process of this run on this machine, after checking its identity again. Only for escalation.
+
+        Raises as `request_stop` does; `StopUnsupported` where there is no such way.
+        """
+        raise StopUnsupported(f"{self.name}: a source of kind {self.kind} cannot end {execution.key.instance_id}")
+
+    def evidence(self, execution: Execution) -> Mapping[str, str]:
+        """What the ledger should keep of this run before it is stopped (running task, last messages). Best effort."""
+        del execution
+        return {}

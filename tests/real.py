@@ -1,0 +1,33 @@
+"""What tests need of the machine: a real program, or a skip that says why (a failure where everything must be real)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from typing import NoReturn
+
+import pytest
+
+REQUIRE_REAL = os.environ.get("SSIS_EXPORTER_REQUIRE_REAL") == "1"
+
+
+def cannot_run(reason: str) -> NoReturn:
+    """Skips with the reason; fails instead where `SSIS_EXPORTER_REQUIRE_REAL=1` is set."""
+    if REQUIRE_REAL:
+        pytest.fail(f"SSIS_EXPORTER_REQUIRE_REAL=1, but {reason}")
+    pytest.skip(reason)
+
+
+def need_program(name: str, package: str) -> str:
+    """The path of a program of the distribution, for tests that run it."""
+    path = shutil.which(name)
+    if path is None:
+        cannot_run(f"the program {name} is missing (Debian package {package})")
+    return path
+
+
+def need_module(name: str) -> None:
+    """For tests of an optional dependency."""
+    if importlib.util.find_spec(name) is None:
+        cannot_run(f"the Python module {name} is missing")

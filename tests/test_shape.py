@@ -1,0 +1,96 @@
+"""The shape of the project: imports point one way, and importing it loads no driver."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "ssis_exporter"
+
+# What each module may import of ours. A name stands for the module and, for a folder, for all in it.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "model": {"errors"},
+    "labels": set(),
+    "durations": set(),
+    "extras": {"errors"},
+    "sources": {"errors", "model", "sources", "extras", "durations"},
+    "scrape": {"errors", "model", "sources"},
+    "testing": {"errors", "model", "sources"},
+}
+
+DRIVERS = {
+    "tornado",
+    "rich",
+    "pytds",
+    "clr",
+    "pythonnet",
+    "bcrypt",
+    "spnego",
+    "OpenSSL",
+    "isal",
+    "psutil",
+    "defusedxml",
+}
+
+
+def modules() -> list[Path]:
+    """Every source file of the package but the ones that may import anything."""
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__main__.py" and path.parent.name != "cli")
+
+
+def part(path: Path) -> str:
+    """The name in the map: the first step below the package."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported_parts(path: Path) -> set[str]:
+    """What a file imports of ours, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
+            names = [node.module]
+            if node.module == "ssis_exporter":
+                names = [f"ssis_exporter.{alias.name}" for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("ssis_exporter.")}
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    """
+    A module imports only what stands below it.
+    """
+    name = part(path)
+    if name in {"cli", "__init__"}:
+        return
+
+    assert name in MAY_IMPORT, f"{name} has no place in the map yet"
+    allowed = MAY_IMPORT[name] | {name, "__version__"}
+    assert imported_parts(path) <= allowed
+
+
+def test_nothing_imports_the_command_line() -> None:
+    """
+    The command line wires the parts together; no part knows it.
+    """
+    guilty = [str(path) for path in modules() if part(path) != "cli" and "cli" in imported_parts(path)]
+
+    assert [] == guilty
+
+
+def test_importing_the_package_loads_no_driver() -> None:
+    """
+    A driver is loaded when what needs it is configured.
+    """
+    code = "import sys, ssis_exporter; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+
+    assert set() == DRIVERS & set(loaded)
