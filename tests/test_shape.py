@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sources": {"errors", "model", "sources", "extras", "durations"},
     "scrape": {"errors", "model", "sources"},
     "testing": {"errors", "model", "sources"},
+    "alertmessage": {"errors", "model"},
 }
 
 DRIVERS = {
