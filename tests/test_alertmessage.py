@@ -353,3 +353,62 @@ def test_bodies_of_others_are_read_and_ignored(path: Path) -> None:
 
     assert found
     assert {Disposition.NOT_FOR_US} == {one.disposition for one in found}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("firing", {"41287": Disposition.NOMINATED}),
+        ("grouped", {"41287": Disposition.NOMINATED, "41291": Disposition.NOMINATED}),
+        ("repeat", {"41287": Disposition.NOMINATED, "41291": Disposition.NOMINATED}),
+        ("mixed", {"41287": Disposition.VETO, "41291": Disposition.NOMINATED}),
+        ("resolved", {"41291": Disposition.VETO}),
+        ("refired", {"41291": Disposition.NOMINATED}),
+        ("truncated", {"60000": Disposition.NOMINATED, "60001": Disposition.NOMINATED}),
+        ("truncated-resolved-takes-a-place", {"60000": Disposition.VETO, "60001": Disposition.NOMINATED}),
+        ("group-by-all-labels", {"50013": Disposition.NOMINATED}),
+        ("subroute", {"52001": Disposition.NOMINATED}),
+        ("peer-a", {"41287": Disposition.NOMINATED}),
+        ("peer-b", {"41287": Disposition.NOMINATED}),
+    ],
+)
+def test_real_bodies_with_our_labels(name: str, expected: dict[str, Disposition]) -> None:
+    """
+    What a real Alertmanager sends for our alerts names exactly the runs in it.
+    """
+    found = select(read((BODIES / f"{name}.json").read_bytes()))
+
+    assert {one.alert.labels["instance_id"]: one.disposition for one in found} == expected
+    assert {one.nomination.key.source for one in found if one.nomination is not None} == {"sqlprod01"}
+
+
+def test_refiring_keeps_the_fingerprint_and_moves_the_start() -> None:
+    """
+    A fingerprint is a hash of the labels: it says nothing of when, so nothing rests on it.
+    """
+    first = read((BODIES / "grouped.json").read_bytes()).alerts[1]
+    again = read((BODIES / "refired.json").read_bytes()).alerts[0]
+
+    assert again.fingerprint == first.fingerprint
+    assert again.starts_at > first.starts_at
+
+
+def test_every_kept_body_is_tested() -> None:
+    """
+    No body lies in the folder without a test.
+    """
+    assert {
+        "firing",
+        "grouped",
+        "repeat",
+        "mixed",
+        "resolved",
+        "refired",
+        "truncated",
+        "truncated-resolved-takes-a-place",
+        "group-by-all-labels",
+        "subroute",
+        "peer-a",
+        "peer-b",
+    } == {path.stem for path in OURS}
+    assert 18 == len(FOREIGN)
