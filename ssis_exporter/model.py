@@ -96,6 +96,9 @@ class ExecutionFacts:
     started_at: datetime | None = None
     """When it began; aware, in UTC. None for one that has not begun."""
 
+    start_uncertain: bool = False
+    """Two instants fit what the source says (the hour that comes twice in autumn); `started_at` is the later one."""
+
     machine: str = ""
     process_id: int | None = None
     """The process that hosts it, on `machine`."""
@@ -284,3 +287,101 @@ class Nomination:
 
     labels: dict[str, str] = field(default_factory=dict)
     """All labels of the alert, for the ledger only."""
+
+
+class StopMode(StrEnum):
+    """What becomes of a nomination that a rule allows."""
+
+    OFF = "off"
+    """Nothing; every nomination is refused."""
+
+    DRY_RUN = "dry-run"
+    """It is recorded that the run would have been stopped."""
+
+    ARMED = "armed"
+    """The run is stopped."""
+
+
+class StopOutcome(StrEnum):
+    """What became of a nomination; the label `outcome` of `ssis_stop_requests_total`."""
+
+    STOPPED = "stopped"
+    """It was asked to stop, and a later look proved that it is gone."""
+
+    ALREADY_ENDED = "already_ended"
+    """It was gone before it was asked, and the look proves it."""
+
+    REFUSED = "refused"
+    WOULD_STOP = "would_stop"
+    """A dry run came as far as the request."""
+
+    UNCONFIRMED = "unconfirmed"
+    """It was asked, or may have been, and nothing proves that it is gone."""
+
+    FAILED = "failed"
+    """The source would not, could not, or ended the host process in vain."""
+
+    EXPIRED = "expired"
+    """Until its time was up nobody could look."""
+
+    VETOED = "vetoed"
+    """Before the request the alert was resolved or silenced, or all stopping was put on hold."""
+
+    ROW_STUCK = "row_stuck"
+    """Its host process is gone and the source's record still says that it runs."""
+
+
+class RefusalReason(StrEnum):
+    """Why a nomination was refused; the label `reason` of `ssis_stop_refusals_total`."""
+
+    # At the door.
+    OFF = "off"
+    HELD = "held"
+    INVALID_LABEL = "invalid_label"
+    UNKNOWN_SOURCE = "unknown_source"
+    CANNOT_STOP = "cannot_stop"
+    TOO_MANY_RUNS = "too_many_runs"
+
+    # The nomination does not fit the run.
+    IDENTITY_CHANGED = "identity_changed"
+    AMBIGUOUS = "ambiguous"
+    PACKAGE_DIFFERS = "package_differs"
+    FOLDER_DIFFERS = "folder_differs"
+    PROJECT_DIFFERS = "project_differs"
+    ALERT_BEFORE_RUN = "alert_before_run"
+    START_UNKNOWN = "start_unknown"
+
+    # There is nothing to stop.
+    NOT_RUNNING = "not_running"
+    ALREADY_STOPPING = "already_stopping"
+    ORPHANED = "orphaned"
+
+    # The rules.
+    NEVER = "never"
+    NO_RULE = "no_rule"
+    TOO_YOUNG = "too_young"
+    NO_HISTORY = "no_history"
+    NOT_OVERDUE = "not_overdue"
+    OUTSIDE_HOURS = "outside_hours"
+    BREAKER_OPEN = "breaker_open"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What is known of a nomination now."""
+
+    key: ExecutionKey
+    outcome: StopOutcome | None = None
+    """None while it is being worked on: it is on disk and comes to an outcome."""
+
+    reason: RefusalReason | None = None
+    """Given when it was refused."""
+
+    rule: str = ""
+    """The rule that decided; empty where none did."""
+
+    text: str = ""
+    """One sentence for a person."""
+
+    repeated: bool = False
+    """This run was nominated before, and that nomination is being worked on or is final."""
