@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ssis_exporter.addresses import WEBHOOK_PORT, Address, parse_address
+from ssis_exporter.policy import Action, Hours, Match, Rule
 
 
 class MatchConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +49,19 @@ class RuleConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     escalate_after: timedelta | None = None
     """End the host process of a run that did not end within this time."""
+
+    @property
+    def rule(self) -> Rule:
+        """As the policy takes it."""
+        return Rule(
+            match=Match(**msgspec.structs.asdict(self.match)),
+            action=Action(self.action),
+            min_duration=self.min_duration or timedelta(),
+            min_overrun=self.min_overrun,
+            hours=parse_hours(self.hours) if self.hours is not None else None,
+            grace=self.grace or timedelta(),
+            escalate_after=self.escalate_after,
+        )
 
     def __post_init__(self) -> None:
         if self.action == "never":
@@ -108,7 +122,12 @@ class StopConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_runs_per_message: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
     request_ttl: timedelta = timedelta(minutes=15)
     breaker: BreakerConfig = BreakerConfig()
-    rules: tuple[RuleConfig, ...] = ()
+    entries: tuple[RuleConfig, ...] = msgspec.field(default=(), name="rules")
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """What may be stopped, as the policy takes it."""
+        return tuple(entry.rule for entry in self.entries)
 
     @property
     def address(self) -> Address:
@@ -140,7 +159,7 @@ class StopConfig(msgspec.Struct, frozen=True, kw_only=True):
             _check_url(self.alertmanager_url)
         if self.request_ttl < timedelta(seconds=1):
             raise ValueError('"request_ttl" must be at least 1s')
-        if self.mode == "armed" and not any(rule.action == "stop" for rule in self.rules):
+        if self.mode == "armed" and not any(entry.action == "stop" for entry in self.entries):
             raise ValueError(
                 '"mode" is armed and no rule has action "stop", so nothing could ever be stopped; add one under "rules"'
             )
@@ -164,7 +183,7 @@ def _check_url(url: str) -> None:
 _HOURS = re.compile(r"([0-9]{2}):([0-9]{2})-([0-9]{2}):([0-9]{2})", re.ASCII)
 
 
-def parse_hours(text: str) -> tuple[time, time]:
+def parse_hours(text: str) -> Hours:
     """Reads `20:00-06:00`; the end is not included, and an end before the start is on the next day."""
     wrong = f'"hours" must be like "20:00-06:00", not {text[:40]!r}'
     found = _HOURS.fullmatch(text)
@@ -179,4 +198,4 @@ def parse_hours(text: str) -> tuple[time, time]:
         raise ValueError(wrong)
     if start == end:
         raise ValueError(f'"hours" {text} is empty; leave the key out for the whole day')
-    return start, end
+    return Hours(start, end)

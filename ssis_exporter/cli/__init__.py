@@ -1,0 +1,106 @@
+"""The command line: flags, exit codes, and the only place where parts are wired together."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import platform
+import sys
+from typing import Any
+
+import click
+
+from ssis_exporter import __version__
+from ssis_exporter.cli import exits
+from ssis_exporter.errors import ListenError, SsisExporterError, StorageError
+
+log = logging.getLogger(__name__)
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "serve": ("ssis_exporter.cli.serve", "Run the exporter."),
+    "list": ("ssis_exporter.cli.list", "Show the packages that are running."),
+    "check": ("ssis_exporter.cli.check", "Check the configuration and every source."),
+    "demo": ("ssis_exporter.cli.demo", "Run the exporter on a made-up estate."),
+}
+"""Command to the module whose `command` it is, and one line of help. The module is imported when it is asked for."""
+
+
+class Commands(click.Group):
+    """Imports a command only when it is used, so that `--help` and the small commands are quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of `COMMANDS`."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in `--help`, without importing any command."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def version_line() -> str:
+    """Name, version, and what it runs on."""
+    where = f"{sys.platform}/{platform.machine()}"
+    return f"ssis_exporter, version {__version__} (python {platform.python_version()}, {where})"
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "--version", message=version_line())
+def cli() -> None:
+    """Prometheus exporter and careful stop webhook for SQL Server Integration Services."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a command and exits; whatever goes wrong is one sentence on stderr and an exit code of `exits`."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Runs a command and returns its exit code."""
+    try:
+        result: Any = cli.main(args=arguments, prog_name="ssis-exporter", standalone_mode=False)
+    except click.exceptions.Exit as exc:
+        return exc.exit_code
+    except click.Abort:
+        return exits.INTERRUPTED
+    except click.ClickException as exc:
+        exc.show()
+        return exits.USAGE
+    except SsisExporterError as exc:
+        return complain(str(exc), exit_code_of(exc))
+    except BrokenPipeError:
+        return exits.OK
+    except KeyboardInterrupt:
+        return exits.INTERRUPTED
+    except Exception as exc:
+        log.debug("where it failed", exc_info=exc)
+        hint = "run again with --log.level debug for where it failed, and please report it"
+        return complain(f"unforeseen failure: {type(exc).__name__}: {exc}; {hint}", exits.UNFORESEEN)
+    return result if isinstance(result, int) else exits.OK
+
+
+def exit_code_of(exc: SsisExporterError) -> int:
+    """The exit code for an error that ends a command."""
+    match exc:
+        case ListenError():
+            return exits.LISTEN
+        case StorageError():
+            return exits.STORAGE
+        case _:
+            return exits.USAGE
+
+
+def complain(sentence: str, code: int) -> int:
+    """One sentence on stderr; returns the code."""
+    click.echo(f"ssis-exporter: {' '.join(sentence.split())}", err=True)
+    return code
