@@ -48,6 +48,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "stopmetrics",
     },
     "alertmessage": {"errors", "model"},
+    "sockets": {"errors", "addresses"},
+    "connections": set(),
+    "listening": {"errors", "addresses", "connections", "sockets"},
+    "certificates": {"errors", "yamlfile"},
+    "handlers": set(),
 }
 
 DRIVERS = {
