@@ -1,4 +1,4 @@
-"""Real processes that look like dtexec's: any kernel name, any arguments, told over a pipe what to do, and always ended."""
+"""Real processes that look like dtexec's: any kernel name, any arguments; told over a pipe what to do."""
 
 from __future__ import annotations
 
@@ -33,8 +33,10 @@ def compiled() -> Path:
     for options in (["-static"], []):
         command = [cc, "-O1", "-pthread", *options, "-o", str(made), str(SOURCE)]
         if subprocess.run(command, check=False, capture_output=True).returncode == 0:
-            return made
-    cannot_run("the C compiler cannot link a program")
+            break
+    else:
+        cannot_run("the C compiler cannot link a program")
+    return made
 
 
 class Child:
