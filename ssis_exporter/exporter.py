@@ -122,8 +122,11 @@ class Exporter:
             self.config = config
             self._kept = kept
             self._scraper = self._new_scraper()
-            self.collector.executions_per_source = config.limits.executions_per_source
-            self.collector.keep_user_names = config.keep_user_names
+            self.collector.configure(
+                executions_per_source=config.limits.executions_per_source,
+                keep_user_names=config.keep_user_names,
+                sources=self.source_names,
+            )
             self._close_in_background(gone)
             self._tell_reload(worked=True)
             log.info("the configuration was reloaded: %s", ", ".join(self.source_names))
