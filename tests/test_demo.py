@@ -157,6 +157,7 @@ def test_whatever_happens_the_times_agree(seed: int, speed: float, steps: list[t
     """
     clock = Clock()
     source = make_demo(clock, seed=seed, speed=speed, packages=12)
+    source.snapshot()
     before: dict[ExecutionKey, Execution] = {}
     gone: dict[ExecutionKey, EndedExecution] = {}
     for seconds, action, choice in steps:
