@@ -1,0 +1,99 @@
+"""Local start times to UTC: four zones, the hour that comes twice and the one that never comes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ssis_exporter.sources.dts.localtime import SLACK, Start, utc_start
+from tests.dts.estate import ticks
+
+ZONES = ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata"]
+
+pytestmark = pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone of a process can only be set on POSIX")
+
+
+@pytest.fixture
+def zone(request: pytest.FixtureRequest) -> Iterator[ZoneInfo]:
+    """This process lives in the zone."""
+    before = os.environ.get("TZ")
+    os.environ["TZ"] = request.param
+    time.tzset()
+    yield ZoneInfo(request.param)
+    if before is None:
+        del os.environ["TZ"]
+    else:
+        os.environ["TZ"] = before
+    time.tzset()
+
+
+def local_ticks(instant: datetime, zone: ZoneInfo) -> int:
+    """What the API would tell of an instant: the wall clock, without its zone."""
+    return ticks(instant.astimezone(zone).replace(tzinfo=None))
+
+
+@pytest.mark.parametrize("zone", ZONES, indirect=True)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(
+    instant=st.datetimes(datetime(2024, 1, 1), datetime(2027, 12, 31), timezones=st.just(UTC)),
+    watched=st.timedeltas(timedelta(seconds=1), timedelta(minutes=5)),
+)
+def test_a_watched_start_is_exact(zone: ZoneInfo, instant: datetime, watched: timedelta) -> None:
+    """
+    A run whose beginning fell between two looks is dated right in every hour of the year.
+    """
+    start = utc_start(local_ticks(instant, zone), seen_at=instant + watched, not_there_at=instant - watched)
+
+    assert Start(instant, certain=True) == start
+
+
+@pytest.mark.parametrize("zone", ZONES, indirect=True)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(
+    instant=st.datetimes(datetime(2024, 1, 1), datetime(2027, 12, 31), timezones=st.just(UTC)),
+    age=st.timedeltas(timedelta(0), timedelta(hours=30)),
+)
+def test_an_unwatched_start_is_exact_or_marked(zone: ZoneInfo, instant: datetime, age: timedelta) -> None:
+    """
+    A run that was there at the first look is dated right, or marked; never in the future, never older than it is.
+    """
+    start = utc_start(local_ticks(instant, zone), seen_at=instant + age, not_there_at=None)
+
+    assert start.at <= instant + age + SLACK
+    assert start.at >= instant
+    assert start.at == instant or not start.certain
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin"], indirect=True)
+def test_the_double_hour(zone: ZoneInfo) -> None:
+    """
+    In autumn's double hour: the first pass while the second has not come, what was watched, and the younger one else.
+    """
+    first = datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
+    second = first + timedelta(hours=1)
+    said = local_ticks(first, zone)
+
+    assert said == local_ticks(second, zone)
+    assert Start(first, certain=True) == utc_start(said, seen_at=first + timedelta(minutes=20), not_there_at=None)
+    assert Start(second, certain=True) == utc_start(
+        said, seen_at=second + timedelta(seconds=15), not_there_at=second - timedelta(seconds=15)
+    )
+    assert Start(second, certain=False) == utc_start(said, seen_at=second + timedelta(hours=2), not_there_at=None)
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin"], indirect=True)
+def test_the_missing_hour(zone: ZoneInfo) -> None:
+    """
+    A rounded date that falls into spring's missing hour is the moment of the change, or later; never before.
+    """
+    change = datetime(2026, 3, 29, 1, 0, tzinfo=UTC)
+    said = ticks(datetime(2026, 3, 29, 2, 0))
+
+    assert Start(change, certain=True) == utc_start(said, seen_at=change + timedelta(hours=5), not_there_at=None)

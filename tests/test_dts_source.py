@@ -1,0 +1,539 @@
+"""
+The source `dts` through the real helper and the real pythonnet, on Mono, against the documented contract.
+
+What was never seen on a real server: HRESULTs as they really come, the Kind of a start time, visibility rules, COM.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ssis_exporter.errors import (
+    ConfigError,
+    NoSuchExecution,
+    SourceAccessDenied,
+    SourceBroken,
+    SourceError,
+    SourceMissing,
+    SourceTimeout,
+    SourceUnreachable,
+    StopDenied,
+    StopUnsupported,
+)
+from ssis_exporter.model import ExecutionStatus, FindingLevel, Scope, Snapshot, StopReply
+from ssis_exporter.sources.dts import DtsSource
+from ssis_exporter.sources.dts.supervisor import Patience
+from ssis_exporter.sources.interface import Source
+from ssis_exporter.testing import SourceContract
+from tests.dts.assemblies import Gac, build
+from tests.dts.estate import QUICK, Estate, Package, fake_helper, settings, source_on, ticks
+
+pytestmark = pytest.mark.real
+
+HELLO = 'import sys; print(\'{"hello":1,"pid":1,"release":160,"assembly":"x"}\', flush=True); sys.stdin.readline()'
+
+
+@pytest.fixture(scope="module")
+def gac(tmp_path_factory: pytest.TempPathFactory) -> Gac:
+    """The contract as 15.0.0.0 and 16.0.0.0."""
+    return build(tmp_path_factory.mktemp("assemblies"), (15, 16))
+
+
+@pytest.fixture(autouse=True)
+def children() -> Callable[[], list[psutil.Process]]:
+    """The helpers that a test itself started and that live."""
+    me = psutil.Process()
+    before = {child.pid for child in me.children()}
+    return lambda: [child for child in me.children() if child.pid not in before]
+
+
+@pytest.fixture
+def estate(tmp_path: Path, gac: Gac) -> Iterator[Estate]:
+    """A machine on which nothing runs yet."""
+    made = Estate(tmp_path, gac)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def source(estate: Estate) -> Iterator[DtsSource]:
+    """A source that sees the estate."""
+    with source_on(estate) as made:
+        yield made
+
+
+class TestContract(SourceContract):
+    """The rules of every source."""
+
+    @pytest.fixture
+    def source(self, estate: Estate) -> Iterator[Source]:
+        """Two packages run."""
+        estate.add(Package("Load"))
+        estate.add(Package("Extract"))
+        with source_on(estate) as made:
+            yield made
+
+    @pytest.fixture
+    def broken_source(self, estate: Estate, tmp_path: Path) -> Iterator[Source]:
+        """The service does not answer."""
+        (tmp_path / "broken").mkdir()
+        other = Estate(tmp_path / "broken", estate.gac)
+        other.faults("list dtsthrow 0xC00160AA")
+        with source_on(other, name="broken") as made:
+            yield made
+
+
+def test_all_properties_arrive(estate: Estate, source: DtsSource) -> None:
+    """
+    Name, ID, description, user, start and instance of a running package are shown as the API tells them.
+    """
+    began = datetime.now().replace(microsecond=0) - timedelta(minutes=7)
+    package = estate.add(
+        Package("Ünïcode 名前", description="line one\nline two", user="CORP\\svc-etl", start_ticks=ticks(began))
+    )
+    [seen] = source.snapshot().executions
+
+    facts = seen.facts
+    assert package.instance == facts.key.instance_id
+    assert "Ünïcode 名前" == facts.package_name
+    assert "{A0000000-0000-0000-0000-00000000000A}" == facts.package_id
+    assert "line one\nline two" == facts.description
+    assert "CORP\\svc-etl" == facts.user_name
+    assert began.astimezone() == facts.started_at
+    assert ExecutionStatus.RUNNING == seen.status
+    assert timedelta(minutes=7) <= seen.duration < timedelta(minutes=9)
+    assert "16.0.0.0" == source.info.version
+
+
+def test_a_thousand_packages_and_one_that_ends(estate: Estate, source: DtsSource) -> None:
+    """
+    Every package of a long list is shown once, with its own values; one that ends is gone from the next look.
+    """
+    estate.packages = [Package(f"Load {number}", user=f"CORP\\u{number}") for number in range(1000)]
+    estate.write()
+    seen = {run.key.instance_id: run.facts for run in source.snapshot().executions}
+    gone = estate.packages.pop(500)
+    estate.write()
+    later = {run.key.instance_id for run in source.snapshot().executions}
+
+    assert {(p.instance, p.name, p.user) for p in [*estate.packages, gone]} == {
+        (instance, facts.package_name, facts.user_name) for instance, facts in seen.items()
+    }
+    assert {gone.instance} == seen.keys() - later
+    assert later <= seen.keys()
+
+
+def test_null_and_empty_properties_are_ordinary(estate: Estate, source: DtsSource) -> None:
+    """
+    A package without name, description and user is shown with empty ones, and its name once it has one.
+    """
+    estate.add(Package("Load"))
+    estate.faults("PackageName null", "PackageDescription null", "UserName null")
+    [first] = source.snapshot().executions
+    estate.faults()
+    [second] = source.snapshot().executions
+
+    assert ("", "", "") == (first.facts.package_name, first.facts.description, first.facts.user_name)
+    assert "Load" == second.facts.package_name
+    assert first.facts.started_at == second.facts.started_at
+
+
+def test_stop_ends_the_process_behind_one_instance_only(estate: Estate, source: DtsSource) -> None:
+    """
+    Of five packages of one name the one that is named is stopped, by its InstanceID.
+    """
+    packages = [estate.add(Package("Load"), with_process=True) for _ in range(5)]
+    target = packages[2]
+    runs = {run.key.instance_id: run for run in source.snapshot().executions}
+    reply = source.request_stop(runs[target.instance])
+    assert target.process is not None
+    target.process.wait(timeout=30)
+    left = {run.key.instance_id for run in source.snapshot().executions}
+
+    assert StopReply.ACCEPTED == reply
+    assert [target.instance] == estate.stops()
+    assert {package.instance for package in packages} - {target.instance} == left
+
+
+def test_a_stop_that_was_asked_is_not_asked_again(estate: Estate, source: DtsSource) -> None:
+    """
+    A package that takes its time to stop is shown as stopping, and a second request does not reach it.
+    """
+    package = estate.add(Package("Load"))
+    [run] = source.snapshot().executions
+    replies = [source.request_stop(run), source.request_stop(run)]
+    [later] = source.snapshot().executions
+
+    assert [StopReply.ACCEPTED, StopReply.ALREADY_STOPPING] == replies
+    assert [package.instance] == estate.stops()
+    assert ExecutionStatus.STOPPING == later.status
+
+
+def test_stop_of_one_that_ended_and_denied_stop(estate: Estate, source: DtsSource) -> None:
+    """
+    A run that ended meanwhile is no such execution; a right that is missing is a denied stop; there is no force.
+    """
+    package = estate.add(Package("Load"))
+    [run] = source.snapshot().executions
+    estate.faults("stop denied")
+    with pytest.raises(StopDenied, match="DCOM"):
+        source.request_stop(run)
+    estate.faults()
+    estate.packages.remove(package)
+    estate.write()
+    with pytest.raises(NoSuchExecution):
+        source.request_stop(run)
+    with pytest.raises(StopUnsupported):
+        source.force_stop(run)
+
+    assert [] == estate.stops()
+
+
+@pytest.mark.parametrize("member", ["list", "enumerate", "InstanceID", "PackageName", "UserName"])
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("dtsthrow 0xC00160AA", SourceUnreachable),
+        ("throw 0x800706BA", SourceUnreachable),
+        ("denied", SourceAccessDenied),
+        ("throw 0x80040154", SourceMissing),
+        ("notfound", SourceMissing),
+        ("throw 0x8000FFFF", SourceBroken),
+    ],
+)
+def test_each_failure_in_each_member(
+    shared: tuple[Estate, DtsSource], member: str, fault: str, error: type[SourceError]
+) -> None:
+    """
+    Whatever member fails, and however, the look raises the right error with the HRESULT, and the next look is whole.
+    """
+    estate, source = shared
+    estate.faults(f"{member} {fault}")
+    with pytest.raises(error, match=r"local: .*0x"):
+        source.snapshot()
+    estate.faults()
+
+    assert 1 == len(source.snapshot().executions)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, gac: Gac) -> Iterator[tuple[Estate, DtsSource]]:
+    """One helper for the many small failures."""
+    estate = Estate(tmp_path_factory.mktemp("shared"), gac)
+    estate.add(Package("Load"))
+    # Its name stays empty, so every look reads every property.
+    estate.packages[0].name = ""
+    estate.write()
+    with source_on(estate) as source:
+        yield estate, source
+
+
+def test_constructor_that_fails(estate: Estate, source: DtsSource) -> None:
+    """
+    A constructor that fails is an error with its HRESULT, and is tried again at the next look.
+    """
+    estate.add(Package("Load"))
+    estate.faults("ctor throw 0x80040154")
+    with pytest.raises(SourceMissing, match="0x80040154"):
+        source.snapshot()
+    estate.faults()
+
+    assert 1 == len(source.snapshot().executions)
+
+
+@pytest.mark.parametrize("member", ["ctor", "list", "enumerate", "PackageName"])
+def test_a_hang_is_ended_and_recovered_from(estate: Estate, member: str) -> None:
+    """
+    A helper that hangs in managed code is ended at the time limit; the next look has a new one.
+    """
+    estate.add(Package("Load"))
+    with source_on(estate, time_limit=timedelta(seconds=1.5)) as source:
+        if member != "ctor":
+            until_answered(source)
+            estate.packages[0] = Package("Load")
+            estate.write()
+        estate.faults(f"{member} delay 600")
+        with pytest.raises(SourceTimeout, match="was ended"):
+            until_not_starting(source)
+        estate.faults()
+
+        assert 1 == len(until_answered(source).executions)
+
+
+def test_a_hung_stop_is_no_answer(estate: Estate) -> None:
+    """
+    A Stop that hangs is an error of the source: nobody can say whether it arrived.
+    """
+    estate.add(Package("Load"))
+    with source_on(estate, time_limit=timedelta(seconds=1.5)) as source:
+        [run] = until_answered(source).executions
+        estate.faults("stop delay 600")
+        with pytest.raises(SourceTimeout):
+            source.request_stop(run)
+
+
+def test_a_crash_is_recovered_from(estate: Estate, source: DtsSource) -> None:
+    """
+    A helper that dies with its CLR is an error that says so; the next look has a new one.
+    """
+    estate.add(Package("Load"))
+    source.snapshot()
+    estate.packages[0] = Package("Load")
+    estate.write()
+    estate.faults("PackageName crash")
+    with pytest.raises(SourceUnreachable, match="ended with status"):
+        source.snapshot()
+    estate.faults()
+
+    assert 1 == len(until_answered(source).executions)
+
+
+def test_junk_from_managed_code_does_not_reach_the_protocol(estate: Estate, source: DtsSource) -> None:
+    """
+    What managed code prints goes to the log, not into the answers.
+    """
+    estate.add(Package("Load"))
+    estate.faults("list junk")
+
+    assert 1 == len(source.snapshot().executions)
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ("print('hello')", "did not say hello"),
+        ('print(\'{"hello": 99, "pid": 1, "release": 160, "assembly": "x"}\')', "protocol 99"),
+        ("import sys; sys.exit('no CLR here')", "no CLR here"),
+        (f"{HELLO}; print('segfault at 0', flush=True); sys.stdin.readline()", "no answer to request"),
+        (f'{HELLO}; print(\'{{"id":1,"ok":{{"running":7}}}}\', flush=True); sys.stdin.readline()', "understood"),
+    ],
+)
+def test_what_is_no_answer_ends_the_helper(
+    tmp_path: Path, gac: Gac, script: str, error: str, children: Callable[[], list[psutil.Process]]
+) -> None:
+    """
+    A helper that says what it must not is ended and named; nothing of it is shown.
+    """
+    source = DtsSource("local", settings(gac, helper=fake_helper(tmp_path, script)), patience=QUICK)
+    with pytest.raises(SourceError, match=error):
+        until_not_starting(source)
+    source.close()
+
+    assert [] == children()
+
+
+def test_a_slow_start_goes_on_between_looks(estate: Estate) -> None:
+    """
+    A helper that needs longer to start than a look may take is not ended by the look.
+    """
+    estate.add(Package("Load"))
+    with source_on(estate, time_limit=timedelta(milliseconds=50)) as source:
+        with pytest.raises(SourceTimeout, match="still starting"):
+            source.snapshot()
+
+        assert 1 == len(until_answered(source).executions)
+
+
+def test_pauses_after_failures(tmp_path: Path, gac: Gac) -> None:
+    """
+    After a failure the next helper waits, longer each time, and the error meanwhile is the one that was.
+    """
+    command = fake_helper(tmp_path, "import sys; sys.exit('no CLR here')")
+    patience = Patience(first_pause=timedelta(hours=1), longest_pause=timedelta(hours=4))
+    source = DtsSource("local", settings(gac, helper=command), patience=patience)
+    with pytest.raises(SourceUnreachable, match="no CLR here"):
+        until_not_starting(source)
+    with pytest.raises(SourceUnreachable, match=r"no CLR here; the helper is tried again in \d+ s"):
+        source.snapshot()
+    source.close()
+
+
+def test_release_that_is_missing(estate: Estate, children: Callable[[], list[psutil.Process]]) -> None:
+    """
+    17.0 is missing and 16.0 found where no release is asked for; asked for by number, a missing one is an error.
+    """
+    with source_on(estate) as newest, source_on(estate, release=150) as older, source_on(estate, release=170) as none:
+        newest.snapshot()
+        older.snapshot()
+        with pytest.raises(SourceMissing, match="not installed"):
+            none.snapshot()
+
+        assert ("16.0.0.0", "15.0.0.0") == (newest.info.version, older.info.version)
+        assert 2 == len(children())
+
+
+def test_no_helper_survives_the_exporter(estate: Estate, tmp_path: Path) -> None:
+    """
+    The exporter ended by SIGKILL takes its helper along, also one that hangs in managed code.
+    """
+    script = textwrap.dedent(
+        """
+        import sys, psutil
+        from datetime import timedelta
+        from ssis_exporter.sources.dts import DtsSettings, DtsSource
+        settings = DtsSettings(runtime="mono", public_key_token=sys.argv[1], time_limit=timedelta(seconds=600))
+        source = DtsSource("local", settings)
+        source.snapshot()
+        print(psutil.Process().children()[0].pid, flush=True)
+        open(sys.argv[2], "w").write("list delay 600")
+        source.snapshot()
+        """
+    )
+    exporter = subprocess.Popen(
+        [sys.executable, "-c", script, estate.gac.public_key_token, str(tmp_path / "faults.txt")],
+        env={**os.environ, **estate.environment()},
+        stdout=subprocess.PIPE,
+    )
+    assert exporter.stdout is not None
+    helper = psutil.Process(int(exporter.stdout.readline()))
+    exporter.send_signal(signal.SIGKILL)
+    exporter.wait(timeout=30)
+    exporter.stdout.close()
+    _, alive = psutil.wait_procs([helper], timeout=30)
+
+    assert [] == alive
+
+
+def test_cycles_of_failure_leave_nothing_behind(estate: Estate, children: Callable[[], list[psutil.Process]]) -> None:
+    """
+    Helpers that fail leave no process, thread or descriptor behind.
+    """
+    cycles = 500 if os.environ.get("SSIS_EXPORTER_FULL") == "1" else 5
+    me = psutil.Process()
+    estate.add(Package("Load", instance="6f0e0000-0000-0000-0000-000000000001"))
+    estate.packages[0].name = ""
+    estate.write()
+    with source_on(estate) as source:
+        before: tuple[int, int] | None = None
+        for _ in range(cycles):
+            estate.faults("PackageName crash")
+            with pytest.raises(SourceUnreachable):
+                until_not_starting(source)
+            estate.faults()
+            until_answered(source)
+            now = (me.num_threads(), me.num_fds())
+            before = before or now
+            assert 1 == len(children())
+            assert before == now
+    assert [] == children()
+
+
+def test_visibility_is_that_of_the_helper(estate: Estate, source: DtsSource) -> None:
+    """
+    An administrator sees all packages, another account its own: zero is told apart from "not allowed".
+    """
+    expected = Scope.ALL if os.geteuid() == 0 else Scope.OWN
+
+    assert expected == source.snapshot().visibility.scope
+
+
+def test_an_old_helper_is_replaced(estate: Estate, children: Callable[[], list[psutil.Process]]) -> None:
+    """
+    A helper that reached its age is replaced between two looks, and what is known of the runs stays.
+    """
+    estate.add(Package("Load"))
+    with source_on(estate, patience=Patience(life=timedelta(0))) as source:
+        [first] = source.snapshot().executions
+        old = children()[0].pid
+        [second] = source.snapshot().executions
+
+        assert old != children()[0].pid
+        assert first.facts is second.facts
+
+
+def test_check_says_what_is_missing(estate: Estate, source: DtsSource) -> None:
+    """
+    `check` names the service or the right that is missing.
+    """
+    fine = source.check()
+    estate.faults("list denied")
+    denied = source.check()
+
+    assert FindingLevel.OK == fine[0].level
+    assert FindingLevel.PROBLEM == denied[0].level
+    assert "10016" in denied[0].text
+
+
+def test_probe_shows_raw_values_and_types(estate: Estate, source: DtsSource) -> None:
+    """
+    The probe tells values, types and kinds as the API gave them, and a property that failed as a failure.
+    """
+    estate.add(Package("Load", raw_duration=42))
+    estate.faults("UserName throw 0x80010108")
+    probed = source.probe()
+
+    [package] = probed["packages"]
+    assert {"type": "int", "value": "42"} == package["ExecutionDuration"]
+    assert "Unspecified" == package["ExecutionStartTime"]["kind"]
+    assert "0x80010108" == package["UserName"]["error"]["hresult"]
+    assert "Version=16.0.0.0" in probed["assembly"]
+
+
+def test_memory_of_the_helper_stays_flat(
+    estate: Estate, source: DtsSource, children: Callable[[], list[psutil.Process]]
+) -> None:
+    """
+    Many listings do not grow the helper.
+    """
+    listings = 20_000 if os.environ.get("SSIS_EXPORTER_FULL") == "1" else 600
+    for _ in range(10):
+        estate.add(Package("Load"))
+    for _ in range(300):
+        source.snapshot()
+    helper = children()[0]
+    before = helper.memory_info().rss
+    for _ in range(listings):
+        source.snapshot()
+    after = helper.memory_info().rss
+
+    assert after < before + 12 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("server", "says"),
+    [
+        ("(local)", r"refused by the managed API; use '\.', 'localhost'"),
+        ("SQL01\\INST", "names an instance"),
+        ("elsewhere.example.com", "is another machine"),
+    ],
+)
+def test_server_names_are_refused_in_words(server: str, says: str) -> None:
+    """
+    What the API does not take is refused with a sentence that names what it takes.
+    """
+    with pytest.raises(ConfigError, match=says):
+        DtsSource.from_settings("local", DtsSource.Settings(server=server))  # type: ignore[call-arg]
+
+
+def until_not_starting(source: DtsSource) -> None:
+    """Looks until the helper has started, so that what comes is not about its start."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            source.snapshot()
+        except SourceTimeout as exc:
+            if "still starting" not in str(exc):
+                raise
+
+
+def until_answered(source: DtsSource) -> Snapshot:
+    """Looks until there is an answer, over pauses and starts."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return source.snapshot()
+        except SourceError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
