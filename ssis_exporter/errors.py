@@ -7,7 +7,13 @@ Every error that is raised on purpose.
     ├── ConfigError                 a configuration that cannot be used; one sentence
     ├── MissingExtra                an optional dependency is not installed
     ├── ListenError                 an address that cannot be listened on
-    ├── StorageError                a file of the exporter's own that cannot be read or written
+    ├── StorageError                a file of the exporter's own that cannot be used; `reason` is a label value
+    │   ├── StorageInUse            in_use          another exporter works with this folder
+    │   ├── StorageDamaged          damaged         it does not hold what was written to it
+    │   ├── StorageTooNew           too_new         a later version of the exporter wrote it
+    │   ├── StorageFull             full
+    │   ├── StorageReadOnly         read_only
+    │   └── StorageLocked           locked          another program holds it
     ├── SourceError                 a source could not answer; `reason` is a label value
     │   ├── SourceUnreachable       unreachable
     │   ├── SourceTimeout           timeout
@@ -49,7 +55,58 @@ class ListenError(SsisExporterError):
 
 
 class StorageError(SsisExporterError):
-    """A file of the exporter's own that cannot be read or written."""
+    """A file of the exporter's own that cannot be read or written. Nothing of what was asked for was written."""
+
+    reason: ClassVar[str] = "failed"
+    """The value of the label `reason` in `ssis_storage_errors_total`."""
+
+
+class StorageInUse(StorageError):
+    """Another exporter works with this folder."""
+
+    reason = "in_use"
+
+
+class StorageDamaged(StorageError):
+    """The file does not hold what was written to it; an operator has to acknowledge that before it is used again."""
+
+    reason = "damaged"
+
+
+class StorageTooNew(StorageError):
+    """A later version of the exporter wrote the file, and this one cannot know what it means."""
+
+    reason = "too_new"
+
+
+class StorageFull(StorageError):
+    """There is no room left."""
+
+    reason = "full"
+
+
+class StorageReadOnly(StorageError):
+    """The account may not write there, or nobody may."""
+
+    reason = "read_only"
+
+
+class StorageLocked(StorageError):
+    """Another program holds the file and did not let go in time."""
+
+    reason = "locked"
+
+
+STORAGE_ERROR_REASONS: tuple[str, ...] = (
+    StorageError.reason,
+    StorageInUse.reason,
+    StorageDamaged.reason,
+    StorageTooNew.reason,
+    StorageFull.reason,
+    StorageReadOnly.reason,
+    StorageLocked.reason,
+)
+"""Every value of the label `reason`, so that each counter starts at 0."""
 
 
 class SourceError(SsisExporterError):

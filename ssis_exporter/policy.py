@@ -198,6 +198,22 @@ class Policy:
         return ((f"rule {number}", rule) for number, rule in enumerate(self.rules, 1) if rule.action is action)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breaker:
+    """At most so many stops within so long, over all sources: a rule that runs away must not become a mass stop."""
+
+    stops: int = 3
+    window: timedelta = timedelta(minutes=10)
+
+    def has_room(self, taken: Iterable[datetime], now: datetime) -> bool:
+        """
+        Whether one more run may be stopped, where each of `taken` is when another run took its place.
+
+        A time after `now` (the clock was set back) counts as taken.
+        """
+        return sum(moment > now - self.window for moment in taken) < self.stops
+
+
 def _contradiction(nomination: Nomination, run: Execution) -> Refused | None:
     facts = run.facts
     if nomination.key != facts.key:

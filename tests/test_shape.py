@@ -35,9 +35,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scrape": {"errors", "model", "sources"},
     "testing": {"errors", "model", "sources"},
     "policy": {"errors", "model", "durations", "labels"},
-    "storage": {"errors"},
-    "ledger": {"errors", "model", "storage"},
-    "hold": {"errors", "storage"},
+    "storagefolder": {"errors"},
+    "storage": {"errors", "storagefolder"},
+    "ledger": {"errors", "model", "policy", "storage", "storagefolder"},
+    "hold": {"errors", "storagefolder"},
     "sighting": {"errors", "model", "sources"},
     "stopmetrics": {"errors", "model"},
     "stopper": {
