@@ -51,6 +51,12 @@ def gac(tmp_path_factory: pytest.TempPathFactory) -> Gac:
 
 
 @pytest.fixture(autouse=True)
+def _dumps_go_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CLR that crashes writes its dump into the folder that it runs in."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
 def children() -> Callable[[], list[psutil.Process]]:
     """The helpers that a test itself started and that live."""
     me = psutil.Process()
