@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runlabels": {"families", "labels", "model"},
     "collector": {"errors", "families", "labels", "model", "runlabels"},
     "exposition": {"families"},
-    "selfmetrics": set(),
+    "selfmetrics": {"families"},
     "durations": set(),
     "extras": {"errors"},
     "addresses": set(),
