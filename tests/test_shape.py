@@ -57,8 +57,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sockets": {"errors", "addresses"},
     "connections": set(),
     "listening": {"errors", "addresses", "connections", "sockets"},
-    "certificates": {"errors", "yamlfile"},
+    "certificates": {"errors", "secretfile", "yamlfile"},
     "handlers": set(),
+    "passwords": {"extras", "handlers", "yamlfile"},
+    "webconfig": {"errors", "certificates", "handlers", "passwords", "shapes", "yamlfile"},
+    "landing": {"labels", "model", "errors"},
+    "api": {"labels", "model", "errors"},
+    "web": {"api", "collector", "errors", "exporter", "exposition", "handlers", "landing", "model", "scrape"},
 }
 
 DRIVERS = {
