@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from ssis_exporter.errors import ConfigError, SsisExporterError
+from ssis_exporter.model import ExecutionFacts, ExecutionKey
+from ssis_exporter.policy import Match
 from ssis_exporter.shapes import nearest, read_shape
 from ssis_exporter.sources.interface import Source, SourceSettings
 from ssis_exporter.sources.kinds import known_kinds, load_kind
@@ -96,7 +98,24 @@ def load_config(path: Path) -> Config:
     assert isinstance(root.value, Mapping)
     entries = root.value.get("sources")
     sources = default_config().sources if entries is None else _sources(entries, base)
+    if rest.stop is not None:
+        _check_rules(root, rest.stop, sources)
     return Config(sources=sources, labels=rest.labels, limits=rest.limits, stop=rest.stop, path=path)
+
+
+def _fits(pattern: str, name: str) -> bool:
+    """Whether the policy will take the pattern of a rule to mean this source."""
+    facts = ExecutionFacts(key=ExecutionKey(name, ""), package_name="")
+    return Match(source=pattern).names_that_fit(facts)
+
+
+def _check_rules(root: Node, stop: StopConfig, sources: Sequence[SourceConfig]) -> None:
+    """A rule about a source that is not configured is a slip: a `never` with it protects nothing."""
+    for index, rule in enumerate(stop.rules):
+        pattern = rule.match.source
+        if pattern is not None and not any(_fits(pattern, source.name) for source in sources):
+            where = root.at("stop", "rules", index, "match", "source")
+            raise where.error(f"no source is called {pattern!r}; configured: {', '.join(s.name for s in sources)}")
 
 
 def default_config() -> Config:
@@ -135,6 +154,8 @@ _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?", re.ASCII)
 
 
 def _sources(node: Node, base: Path) -> tuple[SourceConfig, ...]:
+    if node.value is None:
+        raise node.error("has no value; name at least one source, or leave the key out for the default ones")
     if not isinstance(node.value, tuple):
         raise node.error("must be a list of sources: [{name: local, kind: dtexec}]")
     if not node.value:

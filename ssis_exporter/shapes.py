@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +26,8 @@ def read_shape(node: Node, shape: type[S], *, base: Path, ignore: Sequence[str] 
     A struct from a mapping: keys, types and bounds checked, defaults filled in, relative paths put below `base`.
 
     Keys in `ignore` are known and read elsewhere. A struct may refuse a combination in `__post_init__` by raising
-    `ValueError` with one sentence. Raises `ConfigError` with file, line, key and what would be right.
+    `ValueError` with one sentence; one that begins with a key in double quotes is told at that key. Raises
+    `ConfigError` with file, line, key and what would be right.
     """
     found: S = _Shapes(base).struct(node, inspect.type_info(shape), ignore)
     return found
@@ -45,9 +47,8 @@ class _Shapes:
 
     def struct(self, node: Node, shape: Any, ignore: Sequence[str] = ()) -> Any:
         if not isinstance(node.value, Mapping):
-            raise node.error(
-                f"must be a mapping with keys such as {', '.join(f.encode_name for f in shape.fields[:3])}"
-            )
+            known = [*ignore, *(field.encode_name for field in shape.fields)]
+            raise node.error(f"must be a mapping with keys such as {', '.join(known[:3])}")
         fields = {field.encode_name: field for field in shape.fields}
         values: dict[str, Any] = {}
         for key, child in node.value.items():
@@ -61,10 +62,8 @@ class _Shapes:
                 raise node.error(f'the key "{field.encode_name}" is missing')
         try:
             return shape.cls(**values)
-        except SsisExporterError as exc:
-            raise node.error(str(exc)) from exc
-        except (ValueError, TypeError) as exc:
-            raise node.error(str(exc)) from exc
+        except (SsisExporterError, ValueError, TypeError) as exc:
+            raise _at_key(node, str(exc)) from exc
 
     def value(self, node: Node, shape: Any) -> Any:
         if node.value is None:
@@ -123,10 +122,18 @@ class _Shapes:
             case inspect.TimeDeltaType():
                 return _duration(node)
             case inspect.StrType():
-                return _text(node)
+                return _bounded_text(node, shape)
             case inspect.CustomType(cls=cls) if cls is Path:
                 return self._base / _text(node)
         raise node.error(f"cannot be configured (a field of type {shape})")
+
+
+def _at_key(node: Node, sentence: str) -> ConfigError:
+    """An error of the whole mapping, or of the key that the sentence begins with: `"window" must be at least 1s`."""
+    found = re.match(r'"([a-z0-9_]+)":? (.*)', sentence, re.DOTALL)
+    if found is not None and isinstance(node.value, Mapping) and found[1] in node.value:
+        return node.value[found[1]].error(found[2])
+    return node.error(sentence)
 
 
 def _one_of(node: Node, words: Sequence[Any]) -> Any:
@@ -147,6 +154,17 @@ def _text(node: Node) -> str:
     if not node.value.strip():
         raise node.error("must not be empty")
     return node.value
+
+
+def _bounded_text(node: Node, shape: inspect.StrType) -> str:
+    text = _text(node)
+    if shape.min_length is not None and len(text) < shape.min_length:
+        raise node.error(f"must have at least {shape.min_length} characters")
+    if shape.max_length is not None and len(text) > shape.max_length:
+        raise node.error(f"must have at most {shape.max_length} characters")
+    if shape.pattern is not None and re.search(shape.pattern, text) is None:
+        raise node.error(f"must match {shape.pattern}")
+    return text
 
 
 def _duration(node: Node) -> timedelta:

@@ -42,6 +42,18 @@ class Node:
             f"{self.file}:{self.line}: {self.path}: {sentence}" if self.path else f"{self.file}:{self.line}: {sentence}"
         )
 
+    def at(self, *keys: str | int) -> Node:
+        """What stands below under these keys and indexes; must be there."""
+        node = self
+        for key in keys:
+            if isinstance(key, int):
+                assert isinstance(node.value, tuple)
+                node = node.value[key]
+            else:
+                assert isinstance(node.value, Mapping)
+                node = node.value[key]
+        return node
+
     def child(self, key: str | int) -> str:
         """The path of what stands below this under a key or at an index."""
         if isinstance(key, int):
@@ -86,9 +98,13 @@ def parse_yaml(data: bytes, file: str, *, what: str) -> Node:
             root = yaml.compose(text)
     except MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
+        line = mark.line + 1 if mark else 1
         problem = " ".join(str(exc.problem or exc.context).split())
-        raise ConfigError(f"{file}:{mark.line + 1 if mark else 1}: this is no valid YAML: {problem}") from exc
+        if problem.startswith("maximum depth"):
+            raise ConfigError(f"{file}:{line}: {what} is nested deeper than {MAX_DEPTH} levels") from exc
+        raise ConfigError(f"{file}:{line}: this is no valid YAML: {problem}") from exc
     except RecursionError as exc:
+        # Releases of the library that know no `max_depth`.
         raise ConfigError(f"{file}:1: {what} is nested deeper than {MAX_DEPTH} levels") from exc
     except (YAMLError, ValueError, AssertionError) as exc:
         raise ConfigError(f"{file}:1: this is no valid YAML: {' '.join(str(exc).split())}") from exc
@@ -153,10 +169,10 @@ class _Reader:
         here = Node(None, self._file, line, path)
         self._count += 1
         if self._count > MAX_NODES or depth > MAX_DEPTH:
-            raise here.error(f"{self._what} holds too much (aliases are counted where they stand)")
+            raise Node(None, self._file, line, "").error(f"{self._what} holds too much; aliases count where they stand")
         tag = str(raw.tag)
         if not tag.startswith("tag:yaml.org,2002:") or "python" in tag:
-            raise here.error(f"the tag {tag[:40]} is not supported; leave it out")
+            raise here.error(f"the tag {tag.replace('tag:yaml.org,2002:', '!!')[:40]} is not supported; leave it out")
         match raw:
             case MappingNode():
                 return Node(self._mapping(raw, here, depth), self._file, line, path)

@@ -29,8 +29,9 @@ def load_kind(kind: str) -> type[Source]:
         loaded = kinds[kind].load()
     except MissingExtra:
         raise
-    except ImportError as exc:
-        raise ConfigError(f"the source kind {kind!r} cannot be loaded: {exc}") from exc
+    except Exception as exc:
+        # Whatever somebody else's module does while it is imported.
+        raise ConfigError(f"the source kind {kind!r} cannot be loaded: {type(exc).__name__}: {exc}") from exc
     if not (isinstance(loaded, type) and issubclass(loaded, Source)):
         raise ConfigError(f"the source kind {kind!r} names {kinds[kind].value}, which is not a Source")
     return loaded
