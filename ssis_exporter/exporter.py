@@ -17,6 +17,7 @@ from ssis_exporter.collector import Collector
 from ssis_exporter.config import Config, SourceConfig
 from ssis_exporter.errors import SsisExporterError
 from ssis_exporter.model import Reading
+from ssis_exporter.reconcile import Reconciler
 from ssis_exporter.scrape import Scraper
 from ssis_exporter.sources.worker import SourceWorker
 
@@ -71,6 +72,7 @@ class Exporter:
         self._now = now
         self._kept = _make(config.sources, {})
         self._scraper = self._new_scraper()
+        self._reconciler = Reconciler()
         self._reloading = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
         self._reload_worked = Gauge(
@@ -96,8 +98,18 @@ class Exporter:
         return kept.worker if kept is not None else None
 
     async def read(self, budget: timedelta, names: Collection[str] | None = None) -> list[Reading]:
-        """One reading per source (of those named), after at most `budget`."""
-        return await self._scraper.read(budget, names)
+        """
+        One reading per source (of those named), after at most `budget`; a run that two sources see comes once.
+
+        Where `dtexec` is asked, `dts` is asked too: it owns runs that both see, also when only one is to be shown.
+        """
+        readings = self._reconciler.reconcile(await self._scraper.read(budget, self._with_owners(names)))
+        return readings if names is None else [reading for reading in readings if reading.source in names]
+
+    def _with_owners(self, names: Collection[str] | None) -> Collection[str] | None:
+        if names is None or not any(s.kind == "dtexec" and s.name in names for s in self.config.sources):
+            return names
+        return {*names, *(source.name for source in self.config.sources if source.kind == "dts")}
 
     async def reload(self) -> None:
         """

@@ -223,6 +223,9 @@ class Snapshot:
     ambiguous: int | None = None
     """Runs that two sources may both have seen; None where the source cannot meet another."""
 
+    shown_elsewhere: frozenset[str] = frozenset()
+    """Instance ids of runs that live and are shown by another source: not among `executions`, and not ended."""
+
     hosts_without_row: int | None = None
     """Host processes for which the source's record has no open run; None where the source keeps no record."""
 

@@ -1,0 +1,233 @@
+"""One run that `dts` and `dtexec` both see is one run."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from ssis_exporter.errors import SourceUnreachable
+from ssis_exporter.model import (
+    Execution,
+    ExecutionFacts,
+    ExecutionKey,
+    ExecutionStatus,
+    Reading,
+    Scope,
+    Snapshot,
+    SourceInfo,
+    Visibility,
+)
+from ssis_exporter.reconcile import LINGERS, Reconciler
+
+T0 = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
+
+
+class Clock:
+    """A monotonic clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def run(source: str, instance: str, at: float, *, name: str = "Load", user: str = "CORP\\etl") -> Execution:
+    """A run that began `at` seconds after T0."""
+    facts = ExecutionFacts(
+        key=ExecutionKey(source, instance),
+        package_name=name,
+        user_name=user,
+        started_at=T0 + timedelta(seconds=at),
+    )
+    return Execution(facts=facts, status=ExecutionStatus.RUNNING)
+
+
+def reading(source: str, *runs: Execution) -> Reading:
+    """What a source of the kind that it is named after saw."""
+    seen = Snapshot(source=source, taken_at=T0, visibility=Visibility(Scope.ALL), executions=runs)
+    return Reading(source=source, info=SourceInfo(kind=source), outcome=seen, took=timedelta())
+
+
+def down(source: str) -> Reading:
+    """A source that did not answer."""
+    return Reading(
+        source=source, info=SourceInfo(kind=source), outcome=SourceUnreachable(f"{source}: no"), took=timedelta()
+    )
+
+
+def shown(readings: list[Reading]) -> dict[str, set[str]]:
+    """Source to instance ids, of those that answered."""
+    return {
+        r.source: {execution.key.instance_id for execution in r.outcome.executions}
+        for r in readings
+        if isinstance(r.outcome, Snapshot)
+    }
+
+
+def doubtful(readings: list[Reading]) -> int:
+    """The runs counted as ambiguous."""
+    return sum(r.outcome.ambiguous or 0 for r in readings if isinstance(r.outcome, Snapshot))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Starts at 0."""
+    return Clock()
+
+
+@pytest.fixture
+def reconciler(clock: Clock) -> Reconciler:
+    """One that has seen nothing."""
+    return Reconciler(monotonic=clock)
+
+
+def test_a_run_seen_twice_is_shown_by_dts(reconciler: Reconciler) -> None:
+    """
+    The process of a package that the API lists is not a second run, and has not ended either.
+    """
+    result = reconciler.reconcile([reading("dts", run("dts", "guid", 2)), reading("dtexec", run("dtexec", "1-1", 0))])
+
+    assert {"dts": {"guid"}, "dtexec": set()} == shown(result)
+    assert isinstance(result[1].outcome, Snapshot)
+    assert frozenset({"1-1"}) == result[1].outcome.shown_elsewhere
+    assert 0 == doubtful(result)
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        run("dtexec", "1-1", 0, name="Other"),
+        run("dtexec", "1-1", 0, user="CORP\\somebody"),
+        run("dtexec", "1-1", 10),
+        run("dtexec", "1-1", -400),
+    ],
+    ids=["name", "user", "started after", "started long before"],
+)
+def test_what_differs_is_another_run(reconciler: Reconciler, process: Execution) -> None:
+    """
+    Another name, another user, a start after the API's or more than five minutes before it: two runs.
+    """
+    result = reconciler.reconcile([reading("dts", run("dts", "guid", 2)), reading("dtexec", process)])
+
+    assert {"dts": {"guid"}, "dtexec": {"1-1"}} == shown(result)
+    assert 0 == doubtful(result)
+
+
+def test_two_candidates_stay_and_are_counted(reconciler: Reconciler) -> None:
+    """
+    Where two processes may be the one behind a package, both stay and both are counted as ambiguous.
+    """
+    result = reconciler.reconcile(
+        [reading("dts", run("dts", "guid", 5)), reading("dtexec", run("dtexec", "1-1", 0), run("dtexec", "2-2", 1))]
+    )
+
+    assert {"1-1", "2-2"} == shown(result)["dtexec"]
+    assert 2 == doubtful(result)
+
+
+def test_one_process_for_two_packages_stays(reconciler: Reconciler) -> None:
+    """
+    Where one process may be behind either of two packages, it stays and is counted.
+    """
+    result = reconciler.reconcile(
+        [reading("dts", run("dts", "a", 5), run("dts", "b", 6)), reading("dtexec", run("dtexec", "1-1", 0))]
+    )
+
+    assert {"1-1"} == shown(result)["dtexec"]
+    assert 1 == doubtful(result)
+
+
+def test_dtexec_does_not_adopt_while_dts_is_down(reconciler: Reconciler) -> None:
+    """
+    A run that dts owns does not appear under dtexec because dts does not answer; a new one does.
+    """
+    one = run("dtexec", "1-1", 0)
+    reconciler.reconcile([reading("dts", run("dts", "a", 1)), reading("dtexec", one)])
+    while_down = reconciler.reconcile([down("dts"), reading("dtexec", one, run("dtexec", "2-2", 60))])
+    up_again = reconciler.reconcile(
+        [reading("dts", run("dts", "a", 1), run("dts", "b", 61)), reading("dtexec", one, run("dtexec", "2-2", 60))]
+    )
+
+    assert {"2-2"} == shown(while_down)["dtexec"]
+    assert {"dts": {"a", "b"}, "dtexec": set()} == shown(up_again)
+
+
+def test_a_process_that_outlives_its_package_comes_back(reconciler: Reconciler, clock: Clock) -> None:
+    """
+    A process whose package is no longer listed lingers unseen for a minute, then counts as a run again.
+    """
+    process = reading("dtexec", run("dtexec", "1-1", 0))
+    reconciler.reconcile([reading("dts", run("dts", "a", 1)), process])
+    soon = reconciler.reconcile([reading("dts"), process])
+    clock.now = LINGERS + 1
+    later = reconciler.reconcile([reading("dts"), reading("dtexec", run("dtexec", "1-1", 0))])
+
+    assert set() == shown(soon)["dtexec"]
+    assert {"1-1"} == shown(later)["dtexec"]
+
+
+def test_an_unknown_user_is_no_proof(reconciler: Reconciler) -> None:
+    """
+    A process whose user cannot be read may be the package's: it stays and is counted.
+    """
+    result = reconciler.reconcile(
+        [reading("dts", run("dts", "a", 1)), reading("dtexec", run("dtexec", "1-1", 0, user=""))]
+    )
+
+    assert {"1-1"} == shown(result)["dtexec"]
+    assert 1 == doubtful(result)
+
+
+def test_a_catalog_run_that_dts_lists_is_the_catalogs(reconciler: Reconciler) -> None:
+    """
+    Should the API list what the catalog runs, the catalog owns it.
+    """
+    result = reconciler.reconcile([reading("catalog", run("catalog", "7", 0)), reading("dts", run("dts", "a", 1))])
+
+    assert {"catalog": {"7"}, "dts": set()} == shown(result)
+
+
+def test_scrapes_that_shared_a_look_share_the_answer(reconciler: Reconciler) -> None:
+    """
+    The same snapshots give the same answer objects, so that a page rendered once serves all who wait.
+    """
+    readings = [reading("dts", run("dts", "a", 1)), reading("dtexec", run("dtexec", "1-1", 0))]
+    first = reconciler.reconcile(readings)
+    second = reconciler.reconcile(readings)
+
+    assert all(a.outcome is b.outcome for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_run_counts_twice_without_being_counted_as_ambiguous(seed: int) -> None:
+    """
+    Two hundred runs with random delays, equal names, and dts going down and up: what dtexec still shows beside dts is
+    either not in dts at all, or counted as ambiguous.
+    """
+    rng = random.Random(seed)
+    reconciler = Reconciler()
+    starts = [(f"{n}", rng.uniform(0, 3000), rng.uniform(0.1, 30), rng.choice("ABCDE")) for n in range(200)]
+    lives = {name: rng.uniform(20, 900) for name, *_ in starts}
+    for now in range(0, 4000, 15):
+        in_api = [
+            run("dts", name, at + delay, name=package)
+            for name, at, delay, package in starts
+            if at + delay <= now < at + lives[name]
+        ]
+        processes = [
+            run("dtexec", name, at, name=package) for name, at, _, package in starts if at <= now < at + lives[name]
+        ]
+        is_down = rng.random() < 0.2
+        result = reconciler.reconcile(
+            [down("dts") if is_down else reading("dts", *in_api), reading("dtexec", *processes)]
+        )
+        seen = shown(result)
+        if not is_down:
+            double = seen["dts"] & seen["dtexec"]
+            assert len(double) <= doubtful(result)
+        hidden = {p.key.instance_id for p in processes} - seen["dtexec"]
+        known = {name for name, at, delay, _ in starts if at + delay <= now}
+        assert hidden <= known
