@@ -138,7 +138,7 @@ HOSTS = Definition(
 UNCLAIMED_HOSTS = Definition(
     "ssis_unclaimed_host_processes",
     "ISServerExec processes on this machine that no run of a configured source accounts for: a catalog runs packages "
-    "here that nobody reads. Absent while another source could not be read.",
+    "here that nobody reads. Absent while a source that accounted for some before could not be read.",
     _SOURCE,
 )
 AMBIGUOUS = Definition(
@@ -262,6 +262,7 @@ class Collector:
             SCRAPE_ERRORS, SCRAPE_ERRORS_HELP, labelnames=("source", "reason"), registry=registry
         )
         self._known: set[str] = set()
+        self._claimers: set[str] = set()
         self._labels = RunLabelCache()
         self._said: set[tuple[str, str]] = set()
 
@@ -272,6 +273,7 @@ class Collector:
         configured = {clean(source) for source in sources}
         self._labels.keep_only(configured)
         self._said = set()
+        self._claimers &= configured
         for gone in self._known - configured:
             self._known.discard(gone)
             for reason in SOURCE_ERROR_REASONS:
@@ -299,7 +301,7 @@ class Collector:
             self._add_how_it_went(page, source, reading, up=part is not None)
             if part is not None:
                 page.take(part.page)
-        _add_unclaimed(page, parts)
+        self._add_unclaimed(page, parts)
         return iter([page[definition] for definition in DEFINITIONS if definition in page and page[definition].values])
 
     def _count_from_zero(self, source: str) -> None:
@@ -360,6 +362,17 @@ class Collector:
                 source, "duplicates", "source %s shows the same run more than once (%d times)", source, twice
             )
         return once.values()
+
+    def _add_unclaimed(self, page: _Page, parts: dict[str, _Part | None]) -> None:
+        answered = {source: part for source, part in parts.items() if part is not None}
+        self._claimers |= {source for source, part in answered.items() if part.claimed}
+        if not self._claimers <= answered.keys():
+            return
+        claimed = {process_id for part in answered.values() for process_id in part.claimed}
+        for source, part in answered.items():
+            if part.servers is not None:
+                unclaimed = sum(1 for process_id in part.servers if process_id not in claimed)
+                page[UNCLAIMED_HOSTS].add((source,), unclaimed)
 
     def _say_once(self, source: str, problem: str, message: str, *arguments: object) -> None:
         if (source, problem) not in self._said:
@@ -443,12 +456,3 @@ def _claimed(runs: Collection[Execution]) -> set[int]:
         for run in runs
         if run.figures is not None and run.facts.process_id is not None and run.facts.host == "ISServerExec"
     }
-
-
-def _add_unclaimed(page: _Page, parts: dict[str, _Part | None]) -> None:
-    for source, part in parts.items():
-        others = [other for name, other in parts.items() if name != source]
-        if part is None or part.servers is None or any(other is None for other in others):
-            continue
-        claimed = {process_id for other in others if other is not None for process_id in other.claimed}
-        page[UNCLAIMED_HOSTS].add((source,), sum(1 for process_id in part.servers if process_id not in claimed))
