@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry
 
 from ssis_exporter.collector import Collector
 from ssis_exporter.config import Config, SourceConfig
@@ -19,6 +19,7 @@ from ssis_exporter.errors import SsisExporterError
 from ssis_exporter.model import Reading
 from ssis_exporter.reconcile import Reconciler
 from ssis_exporter.scrape import Scraper
+from ssis_exporter.selfmetrics import ConfigReloads
 from ssis_exporter.sources.worker import SourceWorker
 
 if TYPE_CHECKING:
@@ -69,23 +70,12 @@ class Exporter:
         """Told the new configuration after each reload that worked."""
 
         self._load = load
-        self._now = now
         self._kept = _make(config.sources, {})
         self._scraper = self._new_scraper()
         self._reconciler = Reconciler()
         self._reloading = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
-        self._reload_worked = Gauge(
-            "ssis_exporter_config_last_reload_successful",
-            "Whether the last attempt to read the configuration worked; the old one stays in force otherwise.",
-            registry=registry,
-        )
-        self._reload_worked_at = Gauge(
-            "ssis_exporter_config_last_reload_success_timestamp_seconds",
-            "When the configuration in force was read.",
-            registry=registry,
-        )
-        self._tell_reload(worked=True)
+        self._reloads = ConfigReloads(registry, now=now)
 
     @property
     def source_names(self) -> tuple[str, ...]:
@@ -123,11 +113,11 @@ class Exporter:
                 config = await asyncio.to_thread(self._load)
                 kept = _make(config.sources, self._kept)
             except SsisExporterError as exc:
-                self._tell_reload(worked=False)
+                self._reloads.failed()
                 log.error("the configuration was not reloaded, the old one stays in force: %s", exc)  # noqa: TRY400 - ordinary
                 raise
             except Exception:
-                self._tell_reload(worked=False)
+                self._reloads.failed()
                 log.exception("the configuration was not reloaded, the old one stays in force")
                 raise
             gone = [old.worker for name, old in self._kept.items() if kept.get(name) != old]
@@ -140,7 +130,7 @@ class Exporter:
                 sources=self.source_names,
             )
             self._close_in_background(gone)
-            self._tell_reload(worked=True)
+            self._reloads.worked()
             log.info("the configuration was reloaded: %s", ", ".join(self.source_names))
             for tell in self.on_reload:
                 tell(config)
@@ -151,11 +141,6 @@ class Exporter:
         self._kept = {}
         self._close_in_background(workers)
         await asyncio.gather(*self._closing)
-
-    def _tell_reload(self, *, worked: bool) -> None:
-        self._reload_worked.set(worked)
-        if worked:
-            self._reload_worked_at.set(self._now())
 
     def _new_scraper(self) -> Scraper:
         return Scraper([self._kept[source.name].worker for source in self.config.sources])

@@ -175,5 +175,5 @@ def test_a_device_is_not_read() -> None:
     """
     A file without an end must not fill the memory.
     """
-    with pytest.raises(ConfigError, match="is not a regular file|cannot be read"):
+    with pytest.raises(ConfigError, match=r"is not a regular file|cannot be read"):
         load_config(Path("/dev/zero"))
