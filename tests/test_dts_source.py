@@ -6,6 +6,7 @@ What was never seen on a real server: HRESULTs as they really come, the Kind of 
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -543,3 +544,20 @@ def until_answered(source: DtsSource) -> Snapshot:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
+
+
+def test_the_probe_command_prints_what_the_api_answers(estate: Estate) -> None:
+    """
+    `dts-probe` prints one JSON document, and exits with 1 where the API did not answer.
+    """
+    estate.add(Package("Load"))
+    command = [sys.executable, "-m", "ssis_exporter", "dts-probe", "--public-key-token", estate.gac.public_key_token]
+    environment = {**os.environ, **estate.environment()}
+    fine = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    missing = subprocess.run(
+        [*command, "--release", "170"], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (0, 1) == (fine.returncode, missing.returncode), fine.stderr + missing.stderr
+    assert "Load" == json.loads(fine.stdout)["packages"][0]["PackageName"]["value"]
+    assert "not installed" in json.loads(missing.stdout)["error"]
