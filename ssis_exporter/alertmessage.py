@@ -37,6 +37,7 @@ ACTION_STOP = "stop"
 LabelName = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_LABEL_NAME)]
 LabelValue = Annotated[str, msgspec.Meta(max_length=MAX_LABEL_VALUE)]
 Labels = Annotated[dict[LabelName, LabelValue], msgspec.Meta(max_length=MAX_LABELS)]
+Time = Annotated[str, msgspec.Meta(max_length=64)]
 ShortText = Annotated[str, msgspec.Meta(max_length=MAX_LABEL_VALUE)]
 
 
@@ -45,7 +46,8 @@ class RawAlert(msgspec.Struct, frozen=True, rename="camel"):
 
     status: Literal["firing", "resolved"]
     labels: Labels
-    starts_at: Annotated[str, msgspec.Meta(max_length=64)]
+    starts_at: Time
+    ends_at: Time = ""
     fingerprint: ShortText = ""
 
 
@@ -69,6 +71,9 @@ class Alert:
     labels: Mapping[str, str]
     starts_at: datetime
     """Aware, in UTC; a fraction finer than a microsecond is cut off."""
+
+    ends_at: datetime | None = None
+    """When it was resolved; aware, in UTC. None while it is firing, and where nothing tells."""
 
     fingerprint: str = ""
     """A hash of the labels; names an alert in a log and proves nothing."""
@@ -201,10 +206,14 @@ def _alert(raw: RawAlert, number: int) -> Alert:
     for name, value in raw.labels.items():
         _text(name, f"alerts[{number}].labels")
         _text(value, f"alerts[{number}].labels")
+    firing = raw.status == "firing"
+    ends_at = _time(raw.ends_at, f"alerts[{number}].endsAt") if raw.ends_at else None
     return Alert(
-        firing=raw.status == "firing",
+        firing=firing,
         labels=raw.labels,
         starts_at=_time(raw.starts_at, f"alerts[{number}].startsAt"),
+        # A firing alert has Go's zero time here, or the moment at which it would be taken for resolved.
+        ends_at=None if firing else ends_at,
         fingerprint=_text(raw.fingerprint, f"alerts[{number}].fingerprint"),
     )
 
