@@ -78,7 +78,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "webconfig": {"errors", "certificates", "handlers", "passwords", "shapes", "yamlfile"},
     "landing": {"labels", "model", "errors"},
     "api": {"labels", "model", "errors"},
-    "web": {"api", "collector", "errors", "exporter", "exposition", "handlers", "landing", "model", "scrape"},
+    "pages": {"model"},
+    "web": {
+        "api",
+        "collector",
+        "config",
+        "errors",
+        "exposition",
+        "handlers",
+        "labels",
+        "landing",
+        "model",
+        "pages",
+        "scrape",
+    },
 }
 
 DRIVERS = {

@@ -1,0 +1,188 @@
+"""`/api/v1/executions`: what runs now, as JSON. Its shape is stable: fields may be added, none changes or goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from ssis_exporter.errors import SourceError
+from ssis_exporter.labels import clean
+from ssis_exporter.model import DataFlow, Execution, Figures, Reading, Snapshot
+
+
+class SourceState(msgspec.Struct, frozen=True, kw_only=True):
+    """One source and how its look went."""
+
+    name: str
+    kind: str
+    server: str
+    version: str
+    up: bool
+    """Whether it answered. While it did not, nothing is known of its executions."""
+
+    error: str | None
+    """Why it did not answer, in one sentence."""
+
+    reason: str | None
+    """The value of the label `reason` in `ssis_scrape_errors_total`."""
+
+    timed_out: bool
+    took_seconds: float
+    taken_at: datetime | None
+    visibility: str | None
+    """How much the account can see: `all`, `partial`, `own`, `none`, `unknown`."""
+
+    visibility_detail: str | None
+    incomplete: bool | None
+    """The first fill is not done: there are more executions than these."""
+
+
+class ProcessFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What the host process of a run and its children use; null where it cannot be read."""
+
+    cpu_seconds: float | None
+    resident_bytes: int | None
+    read_bytes: int | None
+    written_bytes: int | None
+    threads: int | None
+
+
+class DataFlowCounters(msgspec.Struct, frozen=True, kw_only=True):
+    """A run's live data-flow counters."""
+
+    rows_read: int | None
+    rows_written: int | None
+    buffers_in_use: int | None
+    buffers_spooled: int | None
+    buffer_memory_bytes: int | None
+
+
+class OpenExecution(msgspec.Struct, frozen=True, kw_only=True):
+    """One open run. Times are in UTC, spans in seconds, unknown texts are empty."""
+
+    source: str
+    instance_id: str
+    package_name: str
+    folder: str
+    project: str
+    package_id: str
+    user_name: str
+    caller: str
+    status: str
+    """`created`, `pending`, `running`, `stopping`."""
+
+    orphaned: bool
+    created_at: datetime | None
+    started_at: datetime | None
+    duration_seconds: float | None
+    """Now minus start by the source's clock; null for one that has not begun."""
+
+    stopping_since: datetime | None
+    machine: str
+    process_id: int | None
+    host: str
+    description: str
+    environment: str
+    figures: ProcessFigures | None
+    data_flow: DataFlowCounters | None
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole answer."""
+
+    sources: list[SourceState]
+    executions: list[OpenExecution]
+    """Of the sources that answered, the longest running first."""
+
+
+def document(readings: Sequence[Reading], *, keep_user_names: bool) -> Document:
+    """What these readings say."""
+    runs = [run for reading in readings if isinstance(reading.outcome, Snapshot) for run in reading.outcome.executions]
+    runs.sort(key=lambda run: run.duration, reverse=True)
+    return Document(
+        sources=[_source(reading) for reading in readings],
+        executions=[_execution(run, keep_user_names=keep_user_names) for run in runs],
+    )
+
+
+def encode(shown: Document) -> bytes:
+    """As JSON."""
+    return msgspec.json.encode(shown) + b"\n"
+
+
+def _source(reading: Reading) -> SourceState:
+    outcome = reading.outcome
+    error = outcome if isinstance(outcome, SourceError) else None
+    seen = outcome if isinstance(outcome, Snapshot) else None
+    return SourceState(
+        name=clean(reading.source),
+        kind=clean(reading.info.kind),
+        server=clean(reading.info.server),
+        version=clean(reading.info.version),
+        up=error is None,
+        error=clean(str(error)) if error is not None else None,
+        reason=error.reason if error is not None else None,
+        timed_out=reading.timed_out,
+        took_seconds=_seconds(reading.took),
+        taken_at=seen.taken_at if seen is not None else None,
+        visibility=str(seen.visibility.scope) if seen is not None else None,
+        visibility_detail=clean(seen.visibility.detail) if seen is not None else None,
+        incomplete=seen.incomplete if seen is not None else None,
+    )
+
+
+def _execution(run: Execution, *, keep_user_names: bool) -> OpenExecution:
+    facts = run.facts
+    return OpenExecution(
+        source=clean(facts.key.source),
+        instance_id=clean(facts.key.instance_id),
+        package_name=clean(facts.package_name),
+        folder=clean(facts.folder),
+        project=clean(facts.project),
+        package_id=clean(facts.package_id),
+        user_name=clean(facts.user_name) if keep_user_names else "",
+        caller=clean(facts.caller) if keep_user_names else "",
+        status=str(run.status),
+        orphaned=run.orphaned,
+        created_at=facts.created_at,
+        started_at=facts.started_at,
+        duration_seconds=_seconds(run.duration) if facts.started_at is not None else None,
+        stopping_since=run.stopping_since,
+        machine=clean(facts.machine),
+        process_id=facts.process_id,
+        host=clean(facts.host),
+        description=clean(facts.description),
+        environment=clean(facts.environment),
+        figures=_figures(run.figures),
+        data_flow=_data_flow(run.data_flow),
+    )
+
+
+def _figures(figures: Figures | None) -> ProcessFigures | None:
+    if figures is None:
+        return None
+    return ProcessFigures(
+        cpu_seconds=_seconds(figures.cpu_time) if figures.cpu_time is not None else None,
+        resident_bytes=figures.resident_bytes,
+        read_bytes=figures.read_bytes,
+        written_bytes=figures.written_bytes,
+        threads=figures.threads,
+    )
+
+
+def _data_flow(flow: DataFlow | None) -> DataFlowCounters | None:
+    if flow is None:
+        return None
+    return DataFlowCounters(
+        rows_read=flow.rows_read,
+        rows_written=flow.rows_written,
+        buffers_in_use=flow.buffers_in_use,
+        buffers_spooled=flow.buffers_spooled,
+        buffer_memory_bytes=flow.buffer_memory_bytes,
+    )
+
+
+def _seconds(span: timedelta) -> float:
+    return span.total_seconds()

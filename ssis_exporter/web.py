@@ -1,0 +1,256 @@
+"""The HTTP surface for reading: metrics, the page, JSON, health; and a reload where it is enabled."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry
+from tornado.iostream import StreamClosedError
+from tornado.web import Application
+
+from ssis_exporter import __version__, api, landing
+from ssis_exporter.collector import Collector
+from ssis_exporter.config import Config
+from ssis_exporter.errors import SsisExporterError
+from ssis_exporter.exposition import Format, accepts_gzip, compress, negotiate, render
+from ssis_exporter.handlers import Guard, Handler, NotFound, log_request
+from ssis_exporter.labels import clean
+from ssis_exporter.model import Reading
+from ssis_exporter.pages import Pages, Readable, TooManyRequests
+from ssis_exporter.scrape import scrape_budget
+
+log = logging.getLogger(__name__)
+
+PAGE_BUDGET = timedelta(seconds=5)
+"""How long the page for people waits for a source."""
+
+LARGE_BODY = 64 * 1024
+
+TIMEOUT_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
+
+
+class Served(Readable, Protocol):
+    """What this surface needs of the exporter."""
+
+    config: Config
+    registry: CollectorRegistry
+    collector: Collector
+    ready: bool
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The configured sources."""
+
+    async def reload(self) -> None:
+        """Puts the configuration as it is now in force, or raises and keeps the old one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebSettings:
+    """The flags `--web.*` that shape the surface."""
+
+    telemetry_path: str = "/metrics"
+    timeout_margin: timedelta = timedelta(seconds=0.5)
+    max_requests: int = 40
+    """Collections in flight, beyond which a scrape gets 503; 0 for no limit."""
+
+    enable_lifecycle: bool = False
+    guard: Guard | None = None
+    """Who may ask; everybody when there is none."""
+
+    page_sections: Callable[[], tuple[str, ...]] = tuple
+    """Further sections of the page as ready HTML. Called on a thread."""
+
+
+def make_application(exporter: Served, settings: WebSettings) -> Application:
+    """The application for the metrics listener."""
+    given = {
+        "exporter": exporter,
+        "web": settings,
+        "pages": Pages(exporter, max_requests=settings.max_requests),
+    }
+    return Application(
+        [
+            (re.escape(settings.telemetry_path), MetricsHandler, given),
+            ("/", PageHandler, given),
+            (r"/api/v1/executions", ExecutionsHandler, given),
+            (r"/-/healthy", HealthyHandler, given),
+            (r"/-/ready", ReadyHandler, given),
+            (r"/-/reload", ReloadHandler, given),
+        ],
+        default_handler_class=NotFound,
+        log_function=log_request,
+        guard=settings.guard,
+    )
+
+
+class _Handler(Handler):
+    def initialize(self, exporter: Served, web: WebSettings, pages: Pages) -> None:
+        self.exporter = exporter
+        self.web = web
+        self.pages = pages
+
+    async def send_page(
+        self,
+        content_type: str,
+        make: Callable[[Sequence[Reading]], Iterable[bytes]],
+        *,
+        budget: timedelta,
+        kind: tuple[object, ...] = (),
+    ) -> None:
+        """Reads the sources that the request names, and sends what `make` makes of them, compressed where taken."""
+        names = self._chosen()
+        if names is not None and (unknown := [name for name in names if name not in self.exporter.source_names]):
+            known = ", ".join(clean(name) for name in self.exporter.source_names)
+            self.refuse(HTTPStatus.BAD_REQUEST, f"collect[]: there is no source {clean(unknown[0])}; known are {known}")
+            return
+        gzip = accepts_gzip(self.request.headers.get("Accept-Encoding"))
+
+        def made(readings: Sequence[Reading]) -> bytes:
+            chunks = make(readings)
+            return b"".join(compress(chunks) if gzip else chunks)
+
+        try:
+            async with self.pages.page((type(self), content_type, gzip, *kind), budget, names, made) as body:
+                self.set_header("Content-Type", content_type)
+                self.set_header("Vary", "Accept, Accept-Encoding")
+                if gzip:
+                    self.set_header("Content-Encoding", "gzip")
+                self.set_header("Content-Length", len(body))
+                if len(body) > LARGE_BODY:
+                    # Sent with the head it would be copied once for each connection that shares it.
+                    self.flush()
+                # Until the last byte is sent: an answer counts as in flight as long as it takes memory.
+                await self.finish(body)
+        except TooManyRequests:
+            self.refuse(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"{self.web.max_requests} collections are in flight already (--web.max-requests)",
+            )
+        except StreamClosedError:
+            log.debug("%s left before its answer was sent", self.request.remote_ip)
+
+    def budget(self) -> timedelta:
+        """How long this scrape may wait for sources."""
+        return scrape_budget(self.request.headers.get(TIMEOUT_HEADER), self.web.timeout_margin)
+
+    def _chosen(self) -> list[str] | None:
+        return self.get_query_arguments("collect[]", strip=False) or None
+
+
+class MetricsHandler(_Handler):
+    """`/metrics`."""
+
+    async def get(self) -> None:
+        """Every source's metrics under the scrape's deadline. A source that fails is `ssis_up` 0, never an error."""
+        form = negotiate(self.request.headers.get("Accept"))
+        await self.send_page(form.content_type, lambda readings: self._make(readings, form), budget=self.budget())
+
+    async def head(self) -> None:
+        """As GET, without the body."""
+        await self.get()
+
+    def _make(self, readings: Sequence[Reading], form: Format) -> Iterable[bytes]:
+        return render(self.exporter.collector.families(readings), self.exporter.registry, form)
+
+
+class ExecutionsHandler(_Handler):
+    """`/api/v1/executions`."""
+
+    async def get(self) -> None:
+        """What runs now, as JSON."""
+        await self.send_page("application/json", self._make, budget=self.budget())
+
+    async def head(self) -> None:
+        """As GET, without the body."""
+        await self.get()
+
+    def _make(self, readings: Sequence[Reading]) -> Iterable[bytes]:
+        return [api.encode(api.document(readings, keep_user_names=self.exporter.config.keep_user_names))]
+
+
+class PageHandler(_Handler):
+    """`/`."""
+
+    async def get(self) -> None:
+        """What runs now, for people."""
+        if "Content-Security-Policy" not in (self.web.guard.headers if self.web.guard is not None else {}):
+            self.set_header("Content-Security-Policy", landing.CONTENT_SECURITY_POLICY)
+        refreshes = self.get_query_argument("refresh", "") == "on"
+        await self.send_page(
+            "text/html; charset=utf-8",
+            lambda readings: self._make(readings, refreshes=refreshes),
+            budget=min(self.budget(), PAGE_BUDGET),
+            kind=(refreshes,),
+        )
+
+    async def head(self) -> None:
+        """As GET, without the body."""
+        await self.get()
+
+    def _make(self, readings: Sequence[Reading], *, refreshes: bool) -> Iterable[bytes]:
+        around = landing.Surroundings(
+            version=__version__,
+            now=datetime.now(UTC),
+            metrics_path=self.web.telemetry_path.lstrip("/"),
+            keep_user_names=self.exporter.config.keep_user_names,
+            refreshes=refreshes,
+            sections=self.web.page_sections(),
+        )
+        return [landing.render(readings, around)]
+
+
+class HealthyHandler(_Handler):
+    """`/-/healthy`."""
+
+    async def get(self) -> None:
+        """200 while the process serves."""
+        self.finish("ssis_exporter is healthy\n")
+
+    async def head(self) -> None:
+        """As GET, without the body."""
+        await self.get()
+
+
+class ReadyHandler(_Handler):
+    """`/-/ready`."""
+
+    async def get(self) -> None:
+        """200 once everything runs; 503 while it starts or ends. Says nothing of the sources: that is `ssis_up`."""
+        if self.exporter.ready:
+            self.finish("ssis_exporter is ready\n")
+        else:
+            self.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "ssis_exporter is starting or ending")
+
+    async def head(self) -> None:
+        """As GET, without the body."""
+        await self.get()
+
+
+class ReloadHandler(_Handler):
+    """`/-/reload`."""
+
+    async def post(self) -> None:
+        """Reads the configuration again; 500 with the reason when it is wrong, and the old one stays."""
+        if not self.web.enable_lifecycle:
+            self.refuse(HTTPStatus.FORBIDDEN, "reloading by HTTP is off; turn it on with --web.enable-lifecycle")
+            return
+        if self.came_from_another_site():
+            self.refuse(HTTPStatus.FORBIDDEN, "a page of another site may not reload this exporter")
+            return
+        try:
+            await self.exporter.reload()
+        except SsisExporterError as exc:
+            self.refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f"the old configuration stays in force: {exc}")
+            return
+        self.finish("the configuration was reloaded\n")
+
+    async def put(self) -> None:
+        """As POST."""
+        await self.post()
