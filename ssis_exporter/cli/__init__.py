@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("ssis_exporter.cli.list", "Show the packages that are running."),
     "check": ("ssis_exporter.cli.check", "Check the configuration and every source."),
     "demo": ("ssis_exporter.cli.demo", "Run the exporter on a made-up estate."),
+    "healthcheck": ("ssis_exporter.cli.healthcheck", "Ask a running exporter whether it is well."),
     "dts-probe": ("ssis_exporter.cli.dts_probe", "Show what the managed API answers on this machine."),
 }
 """Command to the module whose `command` it is, and one line of help. The module is imported when it is asked for."""
