@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ledgerrows": {"errors", "model", "stopview"},
     "ledger": {"errors", "model", "policy", "storage", "storagefolder", "ledgerrows", "stopview"},
     "hold": {"errors", "storagefolder"},
-    "sighting": {"errors", "model", "sources"},
+    "sighting": {"errors", "model"},
     "stopmetrics": {"errors", "model"},
     "stopper": {
         "errors",

@@ -1,0 +1,388 @@
+"""The ledger of stops: one row per nominated run, and every step as an event that is never changed again."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ssis_exporter.errors import StorageError
+from ssis_exporter.ledgerrows import (
+    SCHEMA,
+    Door,
+    Event,
+    EventKind,
+    Row,
+    add_event,
+    event_of,
+    find,
+    from_text,
+    insert,
+    row_of,
+    to_json,
+    to_text,
+    update,
+)
+from ssis_exporter.model import ExecutionFacts, ExecutionKey, Nomination, RefusalReason, StopOutcome, Visibility
+from ssis_exporter.policy import Breaker
+from ssis_exporter.stopview import PastStop, Stage
+from ssis_exporter.storage import Database, StorageMetrics, open_read_only
+from ssis_exporter.storagefolder import Storage, set_aside
+
+NAME = "ledger.sqlite"
+
+
+class RowMoved(Exception):
+    """The row is not where the caller believed: a veto or a later nomination came first. Nothing was written."""
+
+
+class Ledger:
+    """
+    The file `ledger.sqlite`. Each method is one transaction, on disk when it returns; all may raise `StorageError`.
+
+    A step of a row names where the row is believed to be, and raises `RowMoved` when it is elsewhere: of two that
+    come at once, one wins.
+    """
+
+    def __init__(
+        self, storage: Storage, *, metrics: StorageMetrics | None = None, executor: Executor | None = None
+    ) -> None:
+        self.database = Database(storage, NAME, SCHEMA, metrics=metrics, executor=executor)
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether it stays closed until an operator acknowledges."""
+        return self.database.is_damaged
+
+    @property
+    def trouble(self) -> StorageError | None:
+        """Why it could not be used when last tried; None when it could."""
+        return self.database.trouble
+
+    async def open(self) -> None:
+        """Makes or checks the file; harmless when it is open."""
+        await self.database.open()
+
+    async def probe(self) -> None:
+        """Writes without changing anything, to know whether it can be written to."""
+        await self.database.write(lambda connection: connection.execute(f"PRAGMA user_version = {len(SCHEMA)}"))
+
+    async def acknowledge_damage(self) -> Path | None:
+        """Sets the file aside and begins a new one; returns where the old one is kept."""
+        return await self.database.set_aside()
+
+    async def close(self) -> None:
+        """Closes the file; may be called twice."""
+        await self.database.close()
+
+    async def nominate(self, asked: Sequence[Nomination | Door], at: datetime) -> list[tuple[Row | None, bool]]:
+        """
+        Takes the nominations of one message and notes those that were refused at the door.
+
+        Returns per nomination its row and whether it is one that was there before and is open or final; no row for
+        the refused ones.
+        """
+        return await self.database.write(lambda connection: [_nominate(connection, one, at) for one in asked])
+
+    async def find(self, key: ExecutionKey) -> Row | None:
+        """The row of one run."""
+        return await self.database.read(lambda connection: find(connection, key))
+
+    async def open_rows(self) -> list[Row]:
+        """Every row that has not come to an outcome, oldest first."""
+        query = "SELECT * FROM runs WHERE stage != 'closed' ORDER BY nominated_at, id"
+        return await self.database.read(
+            lambda connection: [row_of(connection, found) for found in connection.execute(query).fetchall()]
+        )
+
+    async def places(self, since: datetime) -> list[datetime]:
+        """When each run took its place in the breaker, as far as that was after `since` or it waits in grace."""
+        return await self.database.read(lambda connection: _places(connection, since, apart_from=None))
+
+    async def saw(self, row: Row, facts: ExecutionFacts, seen_under: Visibility, at: datetime) -> Row:
+        """The first look: what the run is like, for comparing at every later one."""
+        changes = {"facts": to_json(facts), "seen_under": to_json(seen_under)}
+        return await self._step(row, at, EventKind.SEEN, changes, details={"facts": facts, "visibility": seen_under})
+
+    async def reserve(self, row: Row, rule: str, breaker: Breaker, *, dry_run: bool, at: datetime) -> Row | None:
+        """
+        A rule allows it: takes a place in the breaker. None when there is no room.
+
+        A run whose place was taken by a dry run needs no other one for the next dry run.
+        """
+
+        def work(connection: sqlite3.Connection) -> Row | None:
+            if row.stage is not Stage.ALLOWED and not (dry_run and row.placed_at is not None):
+                others = _places(connection, at - breaker.window, apart_from=row)
+                if not breaker.has_room(others, at):
+                    return None
+            changes = {"stage": Stage.ALLOWED, "rule": rule}
+            return _step(connection, row, at, EventKind.ALLOWED, changes, rule=rule)
+
+        return await self.database.write(work)
+
+    async def request(
+        self, row: Row, rule: str, evidence: Mapping[str, str], breaker: Breaker, at: datetime
+    ) -> Row | None:
+        """The moment before the source is asked. None when the breaker has no room, whatever was reserved."""
+
+        def work(connection: sqlite3.Connection) -> Row | None:
+            if not breaker.has_room(_places(connection, at - breaker.window, apart_from=row), at):
+                return None
+            moment = to_text(at)
+            changes = {"stage": Stage.REQUESTED, "rule": rule, "placed_at": moment, "requested_at": moment, "final": 1}
+            return _step(
+                connection, row, at, EventKind.REQUESTED, changes, rule=rule, details={"evidence": dict(evidence)}
+            )
+
+        return await self.database.write(work)
+
+    async def asked(self, row: Row, text: str, at: datetime) -> Row:
+        """The source answered, or may have heard: it is never asked again."""
+        return await self._step(row, at, EventKind.ASKED, {"stage": Stage.ASKED}, text=text)
+
+    async def not_asked(self, row: Row, text: str, at: datetime) -> Row:
+        """It is certain that the source was never asked: the row goes back to its look."""
+        return await self._step(row, at, EventKind.NOT_ASKED, {"stage": Stage.NOMINATED, "final": 0}, text=text)
+
+    async def escalate(self, row: Row, at: datetime) -> Row:
+        """The moment before the host process is ended."""
+        return await self._step(row, at, EventKind.ESCALATED, {"stage": Stage.ESCALATED}, rule=row.rule)
+
+    async def settle(
+        self,
+        row: Row,
+        outcome: StopOutcome,
+        *,
+        at: datetime,
+        reason: RefusalReason | None = None,
+        rule: str = "",
+        text: str = "",
+        final: bool = False,
+    ) -> Row:
+        """
+        The outcome. Where the row comes back open, another nomination came meanwhile that has to be judged too.
+
+        A dry run's `would_stop` takes the row's place in the breaker, once.
+        """
+
+        def work(connection: sqlite3.Connection) -> Row:
+            if not final:
+                current = find(connection, row.key)
+                if current is not None and current.is_where(row) and len(current.nominations) > len(row.nominations):
+                    return current
+            return _settle(connection, row, outcome, at=at, reason=reason, rule=rule, text=text, final=final)
+
+        return await self.database.write(work)
+
+    async def veto(self, key: ExecutionKey, text: str, *, ended_at: datetime | None, at: datetime) -> Row | None:
+        """Closes the row of this run as vetoed, unless it has been requested; None when there was nothing to veto."""
+
+        def work(connection: sqlite3.Connection) -> Row | None:
+            row = find(connection, key)
+            if row is None or row.stage not in (Stage.NOMINATED, Stage.ALLOWED):
+                return None
+            began = [one.asked_since for one in row.nominations]
+            if ended_at is not None and all(since is not None and _is_after(since, ended_at) for since in began):
+                return None
+            return _settle(connection, row, StopOutcome.VETOED, at=at, text=text)
+
+        return await self.database.write(work)
+
+    async def last_outcomes(self, count: int) -> list[PastStop]:
+        """What became of the last nominations, newest first."""
+        query = "SELECT * FROM events WHERE outcome IS NOT NULL ORDER BY id DESC LIMIT ?"
+        return await self.database.read(
+            lambda connection: [past_stop(event_of(found)) for found in connection.execute(query, [count]).fetchall()]
+        )
+
+    async def _step(
+        self,
+        row: Row,
+        at: datetime,
+        kind: EventKind,
+        changes: Mapping[str, object],
+        *,
+        rule: str = "",
+        text: str = "",
+        details: Mapping[str, object] | None = None,
+    ) -> Row:
+        return await self.database.write(
+            lambda connection: _step(connection, row, at, kind, changes, rule=rule, text=text, details=details)
+        )
+
+
+def read_events(folder: Path, since: datetime | None = None) -> Iterator[Event]:
+    """
+    The ledger of a folder for `audit`, oldest first; also while a `serve` works with it. Blocks.
+
+    Raises `StorageError` when there is none, or it cannot be read.
+    """
+    connection = open_read_only(folder / NAME, SCHEMA)
+    try:
+        earliest = to_text(since) if since is not None else ""
+        for found in connection.execute("SELECT * FROM events WHERE at >= ? ORDER BY id", [earliest]):
+            yield event_of(found)
+    finally:
+        connection.close()
+
+
+def acknowledge_damage(folder: Path, now: datetime) -> Path | None:
+    """
+    Sets the ledger of a folder aside while no `serve` runs; the next one begins a new one. Blocks.
+
+    Returns where it is kept, None when there was none. Raises `StorageInUse` while a `serve` runs, `StorageError`.
+    """
+    storage = Storage(folder)
+    storage.claim()
+    try:
+        return set_aside(folder / NAME, now)
+    finally:
+        storage.release()
+
+
+def past_stop(event: Event) -> PastStop:
+    """An event with an outcome, for a page."""
+    assert event.outcome is not None
+    return PastStop(
+        at=event.at,
+        key=event.key,
+        outcome=event.outcome,
+        package_name=str(event.details.get("package_name", "")),
+        reason=event.reason,
+        rule=event.rule,
+        text=event.text,
+        origin=str(event.details.get("origin", "")),
+    )
+
+
+def _nominate(connection: sqlite3.Connection, asked: Nomination | Door, at: datetime) -> tuple[Row | None, bool]:
+    nomination = asked.nomination if isinstance(asked, Door) else asked
+    row = find(connection, nomination.key)
+    is_known = row is not None and (row.is_open or row.final)
+    if isinstance(asked, Door) and not (asked.unless_known and is_known):
+        add_event(connection, _refused(asked, at))
+        return None, False
+    if row is None:
+        insert(connection, nomination.key, at)
+        add_event(connection, _nominated(nomination, at, episode=1))
+        return find(connection, nomination.key), False
+    if not is_known:
+        changes = {"stage": Stage.NOMINATED, "episode": row.episode + 1, "nominated_at": to_text(at)}
+        if not update(connection, row, changes | {"outcome": None, "reason": None, "rule": "", "text": ""}):
+            raise RowMoved
+        add_event(connection, _nominated(nomination, at, episode=row.episode + 1))
+        return find(connection, nomination.key), False
+    event = _nominated(nomination, at, episode=row.episode)
+    if isinstance(asked, Door) or not row.is_open or row.has_heard(nomination):
+        event = dataclasses.replace(event, kind=EventKind.REPEATED)
+    add_event(connection, event)
+    return find(connection, nomination.key), True
+
+
+def _refused(asked: Door, at: datetime) -> Event:
+    return Event(
+        at=at,
+        key=asked.nomination.key,
+        kind=EventKind.OUTCOME,
+        outcome=StopOutcome.REFUSED,
+        reason=asked.reason,
+        text=asked.text,
+        details={"nomination": asked.nomination, "origin": asked.nomination.origin},
+    )
+
+
+def _nominated(nomination: Nomination, at: datetime, *, episode: int) -> Event:
+    return Event(
+        at=at,
+        key=nomination.key,
+        episode=episode,
+        kind=EventKind.NOMINATED,
+        details={"nomination": nomination, "origin": nomination.origin},
+    )
+
+
+def _places(connection: sqlite3.Connection, since: datetime, *, apart_from: Row | None) -> list[datetime]:
+    query = "SELECT placed_at, stage FROM runs WHERE (placed_at > ? OR stage = ?) AND id != ?"
+    parameters = [to_text(since), Stage.ALLOWED, apart_from.id if apart_from is not None else -1]
+    # One that waits in grace counts however long it has been waiting.
+    return [
+        datetime.max.replace(tzinfo=UTC) if stage == Stage.ALLOWED else from_text(placed_at)
+        for placed_at, stage in connection.execute(query, parameters)
+    ]
+
+
+def _step(
+    connection: sqlite3.Connection,
+    row: Row,
+    at: datetime,
+    kind: EventKind,
+    changes: Mapping[str, object],
+    *,
+    rule: str = "",
+    text: str = "",
+    details: Mapping[str, object] | None = None,
+) -> Row:
+    if not update(connection, row, changes):
+        raise RowMoved
+    add_event(
+        connection,
+        Event(at=at, key=row.key, episode=row.episode, kind=kind, rule=rule, text=text, details=details or {}),
+    )
+    moved = find(connection, row.key)
+    assert moved is not None
+    return moved
+
+
+def _settle(
+    connection: sqlite3.Connection,
+    row: Row,
+    outcome: StopOutcome,
+    *,
+    at: datetime,
+    reason: RefusalReason | None = None,
+    rule: str = "",
+    text: str = "",
+    final: bool = False,
+) -> Row:
+    changes: dict[str, object] = {
+        "stage": Stage.CLOSED,
+        "outcome": outcome,
+        "reason": reason,
+        "rule": rule,
+        "text": text,
+        "final": int(final),
+    }
+    if outcome is StopOutcome.WOULD_STOP and row.placed_at is None:
+        changes["placed_at"] = to_text(at)
+    if not update(connection, row, changes):
+        raise RowMoved
+    details = {
+        "package_name": row.facts.package_name if row.facts is not None else "",
+        "origin": row.nominations[0].origin if row.nominations else "",
+    }
+    add_event(
+        connection,
+        Event(
+            at=at,
+            key=row.key,
+            episode=row.episode,
+            kind=EventKind.OUTCOME,
+            outcome=outcome,
+            reason=reason,
+            rule=rule,
+            text=text,
+            details=details,
+        ),
+    )
+    settled = find(connection, row.key)
+    assert settled is not None
+    return settled
+
+
+def _is_after(one: datetime, other: datetime) -> bool:
+    # A time without a zone cannot be compared; then the veto counts.
+    return one.tzinfo is not None and other.tzinfo is not None and one > other

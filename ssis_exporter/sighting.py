@@ -1,0 +1,124 @@
+"""What one look says of one run: it is there, it is gone for certain, it is another one, or nobody can say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeAlias
+
+from ssis_exporter.errors import SourceError
+from ssis_exporter.model import (
+    Execution,
+    ExecutionFacts,
+    ExecutionKey,
+    RefusalReason,
+    Snapshot,
+    Visibility,
+)
+
+START_TOLERANCE = timedelta(seconds=1)
+"""
+How far the start of one run may seem to move between two looks.
+
+The kernel tells the time of boot, from which the start of a process is reckoned, in whole seconds, and the clock may
+be corrected between two starts of the exporter. No two runs with one instance id begin within a second.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The run is there, and it is the one that was seen before, if any was."""
+
+    run: Execution
+    visibility: Visibility
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The run has ended; the look proves it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Another:
+    """What bears this name is not, or not for certain, the run that was seen before."""
+
+    reason: RefusalReason
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unclear:
+    """Nobody can say: neither that it is there nor that it is gone."""
+
+    text: str
+
+
+Sighting: TypeAlias = Seen | Gone | Another | Unclear
+
+
+def sight(
+    key: ExecutionKey,
+    outcome: Snapshot | SourceError,
+    *,
+    before: ExecutionFacts | None,
+    seen_under: Visibility | None,
+) -> Sighting:
+    """
+    What a look says of the run `key`.
+
+    `before` is what the run was like when it was first seen and `seen_under` what could be seen then; None for a run
+    that was never seen, of which only full sight proves that it is gone.
+    """
+    if isinstance(outcome, SourceError):
+        return Unclear(str(outcome))
+    if outcome.source != key.source:
+        return Unclear(f"the look for {key.source} was answered for {outcome.source}")
+    found = [run for run in outcome.executions if run.key == key]
+    match found:
+        case []:
+            return _not_there(key, outcome, before, seen_under)
+        case [run]:
+            changed = what_changed(before, run.facts) if before is not None else None
+            if changed is None:
+                return Seen(run, outcome.visibility)
+            return Another(RefusalReason.IDENTITY_CHANGED, f"{key.instance_id} is another run than before: {changed}")
+        case _:
+            return Another(RefusalReason.AMBIGUOUS, f"{len(found)} runs bear the name {key.instance_id}")
+
+
+def _not_there(
+    key: ExecutionKey, seen: Snapshot, before: ExecutionFacts | None, seen_under: Visibility | None
+) -> Gone | Unclear:
+    for ended in seen.ended:
+        if ended.facts.key == key and (before is None or what_changed(before, ended.facts) is None):
+            return Gone(f"the source records that it ended at {ended.ended_at.isoformat()}: {ended.result}")
+    if seen.incomplete:
+        return Unclear("the source has not read all its runs yet")
+    # Nothing proves an end to who never saw the run and does not see all.
+    then = seen_under if seen_under is not None else Visibility(seen.visibility.scope, "never seen")
+    if seen.visibility.proves_end_of_what_was_seen_under(then):
+        return Gone("it is not there, and the account would see it")
+    return Unclear(f"it is not seen, and the account sees only: {seen.visibility.scope}")
+
+
+def what_changed(before: ExecutionFacts, now: ExecutionFacts) -> str | None:
+    """
+    What shows that these are not the same run, None when nothing does.
+
+    What was not known before (the process of a run that had not begun) may be known now; nothing known may differ.
+    """
+    for name in ("package_name", "folder", "project"):
+        if getattr(before, name) != getattr(now, name):
+            return f"{name} was {getattr(before, name)!r} and is {getattr(now, name)!r}"
+    for name in ("package_id", "user_name", "machine", "process_id"):
+        if getattr(before, name) not in ("", None, getattr(now, name)):
+            return f"{name} was {getattr(before, name)!r} and is {getattr(now, name)!r}"
+    if before.started_at is None:
+        return None
+    if now.started_at is None:
+        return f"it began at {before.started_at.isoformat()}, and now its start is not known"
+    if abs(now.started_at - before.started_at) > START_TOLERANCE:
+        return f"it began at {before.started_at.isoformat()} and now at {now.started_at.isoformat()}"
+    return None
