@@ -12,6 +12,7 @@ from ssis_exporter.model import (
     ExecutionFacts,
     ExecutionKey,
     RefusalReason,
+    Scope,
     Snapshot,
     Visibility,
 )
@@ -96,9 +97,9 @@ def _not_there(
             return Gone(f"the source records that it ended at {ended.ended_at.isoformat()}: {ended.result}")
     if seen.incomplete:
         return Unclear("the source has not read all its runs yet")
-    # Nothing proves an end to who never saw the run and does not see all.
-    then = seen_under if seen_under is not None else Visibility(seen.visibility.scope, "never seen")
-    if seen.visibility.proves_end_of_what_was_seen_under(then):
+    # To who never saw the run, only full sight proves that it ended.
+    now = seen.visibility
+    if now.scope is Scope.ALL or (seen_under is not None and now.proves_end_of_what_was_seen_under(seen_under)):
         return Gone("it is not there, and the account would see it")
     return Unclear(f"it is not seen, and the account sees only: {seen.visibility.scope}")
 

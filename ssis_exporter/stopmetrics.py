@@ -118,6 +118,6 @@ class StopMetrics:
             ),
             GaugeMetricFamily(
                 "ssis_stop_breaker_open",
-                "Whether the most stops that are allowed within the window were made, so that further ones are refused.",
+                "Whether as many runs were stopped within the window as may be, so that further ones are refused.",
             ),
         )

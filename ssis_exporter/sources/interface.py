@@ -82,6 +82,15 @@ class StoppableSource(Source):
     can_force_stop: ClassVar[bool] = False
     """Whether `force_stop` does anything."""
 
+    tells_stopping: ClassVar[bool] = False
+    """
+    Whether a run that was asked to stop shows as `stopping` at every later look until it is gone, whoever asked and
+    whoever looks, and also after a restart of the exporter.
+
+    Only then is a run that still shows as `running` asked once more when the exporter was ended in the moment of
+    asking. A process does not show which signals it was sent, so it is never sent a second one.
+    """
+
     @abstractmethod
     def request_stop(self, execution: Execution) -> StopReply:
         """

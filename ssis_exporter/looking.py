@@ -1,0 +1,116 @@
+"""Waits for a source's worker without blocking: for a look, or for one call that must not come late."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from ssis_exporter.errors import SourceError, SourceTimeout, StopUnsupported
+from ssis_exporter.model import Snapshot
+from ssis_exporter.sources.interface import Source, StoppableSource
+from ssis_exporter.sources.worker import SourceWorker
+
+T = TypeVar("T")
+
+Wait = Callable[[float], Awaitable[None]]
+
+
+class TooLate(Exception):
+    """The call was given up, or forbidden, before it began: it is certain that nothing was done."""
+
+
+class Call:
+    """One call to a source that either begins while it is wanted, or never."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._begun = False
+        self._given_up = False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything may have been done."""
+        return self._begun
+
+    def begin(self, forbidden: Callable[[], str | None]) -> None:
+        """On the source's thread, right before acting. Raises `TooLate` with what `forbidden` says against it."""
+        with self._lock:
+            if self._given_up:
+                raise TooLate("the source was busy for too long")
+            if (reason := forbidden()) is not None:
+                raise TooLate(reason)
+            self._begun = True
+
+    def give_up(self) -> bool:
+        """Nobody waits any longer. Whether it is certain that it never began and never will."""
+        with self._lock:
+            self._given_up = True
+            return not self._begun
+
+
+async def look_afresh(worker: SourceWorker, timeout: timedelta, wait: Wait) -> Snapshot | SourceError:
+    """What the source sees from now on; a `SourceError` also when it does not answer in time."""
+    look = worker.look_afresh()
+    if not await _done_within(look, timeout, wait):
+        return SourceTimeout(f"{worker.name}: did not answer within {timeout.total_seconds():g} s")
+    return look.result().outcome
+
+
+async def act(
+    worker: SourceWorker,
+    what: Callable[[StoppableSource], T],
+    *,
+    forbidden: Callable[[], str | None],
+    timeout: timedelta,
+    wait: Wait,
+) -> T:
+    """
+    Runs `what` on the source's thread, unless `forbidden` says something against it in the moment before.
+
+    Raises `TooLate` when it is certain that it did not and will not begin, `SourceTimeout` when it began and has not
+    come back in time, and whatever it raises itself.
+    """
+    call = Call()
+
+    def run(source: Source) -> T:
+        if not isinstance(source, StoppableSource):
+            raise StopUnsupported(f"{source.name}: a source of kind {source.kind} cannot stop anything")
+        call.begin(forbidden)
+        return what(source)
+
+    answer = worker.call(run)
+    if not await _done_within(answer, timeout, wait):
+        if call.give_up():
+            raise TooLate(f"{worker.name}: was busy for longer than {timeout.total_seconds():g} s")
+        raise SourceTimeout(f"{worker.name}: did not answer within {timeout.total_seconds():g} s")
+    try:
+        return answer.result()
+    except SourceError as exc:
+        if call.give_up():
+            raise TooLate(str(exc)) from exc
+        raise
+
+
+async def _done_within(answer: Future[Any], timeout: timedelta, wait: Wait) -> bool:
+    if answer.done():
+        return True
+    answered = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def tell(_: Future[Any]) -> None:
+        # The loop may be gone by the time that a hanging call comes back.
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(answered.set)
+
+    answer.add_done_callback(tell)
+    waiters = [asyncio.ensure_future(answered.wait()), asyncio.ensure_future(wait(timeout.total_seconds()))]
+    try:
+        await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for waiter in waiters:
+            waiter.cancel()
+    return answer.done()
