@@ -65,12 +65,17 @@ bench: $(VENV)/dev-installed
 picture: $(VENV)/installed
 	@$(BIN)/python docs/make_picture.py
 
-# Resolved for the Python of the image; hashes of every file, so that another file under the same version is refused.
-lock: $(VENV)/dev-installed
-	@$(PIP) install pip-tools
-	@$(BIN)/python -m piptools compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-header \
-		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-annotate --upgrade \
-		--extra fast --extra auth --extra catalog --all-build-deps --output-file requirements.lock pyproject.toml
+# Resolved by the Python of the image (see Dockerfile), with the hash of every file: another file under the same version
+# is refused.
+LOCK_PYTHON ?= python3.13
+LOCK := build/lock/bin/python -m piptools compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-header \
+	--no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --upgrade
+
+lock:
+	$(LOCK_PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet pip-tools
+	$(LOCK) --extra fast --extra auth --extra catalog --output-file requirements.lock pyproject.toml
+	$(LOCK) --all-build-deps --only-build-deps --output-file requirements-build.lock pyproject.toml
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
