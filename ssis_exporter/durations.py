@@ -49,3 +49,16 @@ def print_duration(span: timedelta) -> str:
         if count:
             parts.append(f"{count}{name}")
     return "".join(parts) or "0s"
+
+
+def short_duration(span: timedelta) -> str:
+    """For people: the two largest units, cut off and not rounded: `2d4h`, `1h30m`, `5m12s`, `42s`."""
+    rest = max(span, timedelta())
+    parts: list[str] = []
+    for name, unit in _UNITS[:-1]:
+        count, rest = divmod(rest, unit)
+        if count or parts:
+            parts.append(f"{count}{name}")
+        if len(parts) == 2:
+            break
+    return "".join(part for part in parts if not part.startswith("0")) or "0s"

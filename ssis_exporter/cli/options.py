@@ -13,6 +13,8 @@ import click
 
 from ssis_exporter import logs
 from ssis_exporter.addresses import METRICS_PORT, Address, parse_address
+from ssis_exporter.config import Config, default_config, load_config
+from ssis_exporter.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -78,36 +80,56 @@ def storage_option(command: F) -> F:
     )(command)
 
 
-def log_options(command: F) -> F:
-    """`--log.level`, `--log.format`, `--log.file`."""
-    for option in reversed(
-        (
-            click.option(
-                "--log.level",
-                "log_level",
-                type=click.Choice(logs.LEVELS),
-                default="info",
-                show_default=True,
-                help="Log only what is at least this severe.",
-            ),
-            click.option(
-                "--log.format",
-                "log_format",
-                type=click.Choice(logs.FORMATS),
-                default="logfmt",
-                show_default=True,
-                help="How a line is written.",
-            ),
-            click.option(
-                "--log.file",
-                "log_file",
-                type=click.Path(path_type=Path),
-                help="Append to this file.  [default: stderr]",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+def log_options(level: str) -> Callable[[F], F]:
+    """`--log.level` with this default, `--log.format`, `--log.file`."""
+    return _all(
+        click.option(
+            "--log.level",
+            "log_level",
+            type=click.Choice(logs.LEVELS),
+            default=level,
+            show_default=True,
+            help="Log only what is at least this severe.",
+        ),
+        click.option(
+            "--log.format",
+            "log_format",
+            type=click.Choice(logs.FORMATS),
+            default="logfmt",
+            show_default=True,
+            help="How a line is written.",
+        ),
+        click.option(
+            "--log.file",
+            "log_file",
+            type=click.Path(path_type=Path),
+            help="Append to this file.  [default: stderr]",
+        ),
+    )
+
+
+def _all(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one, shown in this order."""
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def start_logging(level: str, format: str, file: Path | None) -> None:  # noqa: A002
+    """Sends the log where the flags say. Raises `ConfigError` for a file that cannot be written."""
+    try:
+        logs.configure(level=level, format=format, file=file)
+    except OSError as exc:
+        raise ConfigError(f"--log.file {file} cannot be written: {exc.strerror}") from exc
+
+
+def load(config_file: Path | None) -> Config:
+    """The configuration that the flag names, or the built-in one. Raises `ConfigError`."""
+    return load_config(config_file) if config_file is not None else default_config()
 
 
 def web_config_option(command: F) -> F:
@@ -136,48 +158,38 @@ def listen_option(default: str) -> Callable[[F], F]:
 DEFAULT_ADDRESS = f":{METRICS_PORT}"
 
 
-def web_options(command: F) -> F:
-    """How the metrics are served."""
-    for option in reversed(
-        (
-            click.option(
-                "--web.telemetry-path",
-                "telemetry_path",
-                type=web_path,
-                default="/metrics",
-                show_default=True,
-                help="Path of the metrics.",
-            ),
-            web_config_option,
-            click.option(
-                "--web.max-requests",
-                "max_requests",
-                type=click.IntRange(min=0),
-                default=40,
-                show_default=True,
-                help="Scrapes at the same time; 503 beyond. 0 for no limit.",
-            ),
-            click.option(
-                "--web.disable-exporter-metrics",
-                "disable_exporter_metrics",
-                is_flag=True,
-                help="Leave out the metrics about the exporter itself (process_*, python_*, ssis_exporter_*).",
-            ),
-            click.option(
-                "--web.enable-lifecycle",
-                "enable_lifecycle",
-                is_flag=True,
-                help="Allow POST /-/reload.",
-            ),
-            click.option(
-                "--scrape.timeout-margin",
-                "timeout_margin",
-                type=seconds,
-                default=0.5,
-                show_default=True,
-                help="How long before Prometheus's own timeout to answer with what is there, in seconds.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+web_options = _all(
+    click.option(
+        "--web.telemetry-path",
+        "telemetry_path",
+        type=web_path,
+        default="/metrics",
+        show_default=True,
+        help="Path of the metrics.",
+    ),
+    web_config_option,
+    click.option(
+        "--web.max-requests",
+        "max_requests",
+        type=click.IntRange(min=0),
+        default=40,
+        show_default=True,
+        help="Scrapes at the same time; 503 beyond. 0 for no limit.",
+    ),
+    click.option(
+        "--web.disable-exporter-metrics",
+        "disable_exporter_metrics",
+        is_flag=True,
+        help="Leave out the metrics about the exporter's own process (process_*, python_*).",
+    ),
+    click.option("--web.enable-lifecycle", "enable_lifecycle", is_flag=True, help="Allow POST /-/reload."),
+    click.option(
+        "--scrape.timeout-margin",
+        "timeout_margin",
+        type=seconds,
+        default=0.5,
+        show_default=True,
+        help="How long before Prometheus's own timeout to answer with what is there, in seconds.",
+    ),
+)
+"""How the metrics are served."""

@@ -7,23 +7,25 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import click
-from prometheus_client import CollectorRegistry
 
-from ssis_exporter import __version__, logs
+from ssis_exporter import __version__
 from ssis_exporter.addresses import Address
 from ssis_exporter.cli import exits, options
 from ssis_exporter.cli.signals import Signals
-from ssis_exporter.config import Config, default_config, load_config
-from ssis_exporter.errors import ConfigError, SsisExporterError
+from ssis_exporter.config import Config
+from ssis_exporter.errors import SsisExporterError
 from ssis_exporter.exporter import Exporter
 from ssis_exporter.listening import Listener
+from ssis_exporter.selfmetrics import CertificateExpiry, make_registry
 from ssis_exporter.web import WebSettings, make_application
+from ssis_exporter.webconfig import WebConfig
 
 log = logging.getLogger(__name__)
 
@@ -50,93 +52,101 @@ class Flags:
 
 @click.command("serve")
 @options.config_option
-@click.option("--config.check", "config_check", is_flag=True, help="Check the configuration and exit.")
+@click.option("--config.check", "config_check", is_flag=True, help="Check the configuration files and exit.")
 @options.listen_option(options.DEFAULT_ADDRESS)
 @options.web_options
 @options.storage_option
-@options.log_options
-def command(config_file: Path | None, config_check: bool, **flags: Any) -> int:
+@options.log_options("info")
+def command(*, config_file: Path | None, config_check: bool, **given: Any) -> int:
     """Run the exporter until SIGTERM, SIGINT or Ctrl-Break."""
-    checked = Flags(**flags)
-    start_logging(checked)
-
-    def load() -> Config:
-        return load_config(config_file) if config_file is not None else default_config()
-
+    flags = Flags(**given)
+    options.start_logging(flags.log_level, flags.log_format, flags.log_file)
     if config_check:
-        config = load()
-        for source in config.sources:
-            source.build()
+        for source in options.load(config_file).sources:
+            source.build().close()
+        if flags.web_config_file is not None:
+            WebConfig(flags.web_config_file).close()
         click.echo("the configuration is right")
         return exits.OK
-    return run(load, checked)
+    return run(lambda: options.load(config_file), flags)
 
 
-def start_logging(flags: Flags) -> None:
-    """Sends the log where the flags say. Raises `ConfigError` for a file that cannot be written."""
-    try:
-        logs.configure(level=flags.log_level, format=flags.log_format, file=flags.log_file)
-    except OSError as exc:
-        raise ConfigError(f"--log.file {flags.log_file} cannot be written: {exc.strerror}") from exc
+def run(load: Callable[[], Config], flags: Flags, *, on_started: Callable[[str], None] | None = None) -> int:
+    """
+    Serves until told to end; returns the exit code.
+
+    `on_started` is told a URL of this machine once everything listens. Raises `SsisExporterError` for what keeps it
+    from starting.
+    """
+    return asyncio.run(_serve(load, flags, on_started))
 
 
-def run(load: Callable[[], Config], flags: Flags, *, on_started: Callable[[Listener], None] | None = None) -> int:
-    """Serves until told to end; returns the exit code. Raises `SsisExporterError` for what keeps it from starting."""
-    config = load()
-    return asyncio.run(_serve(config, load, flags, on_started))
+async def _serve(load: Callable[[], Config], flags: Flags, on_started: Callable[[str], None] | None) -> int:
+    # The one place where parts are put together. What starts is closed in the opposite order, whatever happens.
+    async with AsyncExitStack() as started:
+        config = load()
+        registry = make_registry(own_process=not flags.disable_exporter_metrics)
+        certificates = CertificateExpiry(registry)
+        exporter = Exporter(config, registry=registry, load=load)
+        started.push_async_callback(exporter.close)
 
+        web_config = WebConfig(flags.web_config_file) if flags.web_config_file is not None else None
+        if web_config is not None:
+            started.callback(web_config.close)
+            certificates.watch("metrics", lambda: web_config.certificate_expires_at)
+        settings = WebSettings(
+            telemetry_path=flags.telemetry_path,
+            timeout_margin=timedelta(seconds=flags.timeout_margin),
+            max_requests=flags.max_requests,
+            enable_lifecycle=flags.enable_lifecycle,
+            guard=web_config,
+        )
+        tls = web_config if web_config is not None and web_config.uses_tls else None
+        listener = Listener(make_application(exporter, settings), flags.listen_addresses, tls=tls)
 
-async def _serve(
-    config: Config, load: Callable[[], Config], flags: Flags, on_started: Callable[[Listener], None] | None
-) -> int:
-    # The one place where parts are put together.
-    registry = CollectorRegistry()
-    exporter = Exporter(config, registry=registry, load=load)
-    settings = WebSettings(
-        telemetry_path=flags.telemetry_path,
-        max_requests=flags.max_requests,
-        exporter_metrics=not flags.disable_exporter_metrics,
-        enable_lifecycle=flags.enable_lifecycle,
-        timeout_margin=timedelta(seconds=flags.timeout_margin),
-    )
-    listener = Listener(make_application(exporter, settings), flags.listen_addresses)
-
-    reloads: set[asyncio.Task[None]] = set()
-
-    def on_hangup() -> None:
-        task = asyncio.get_running_loop().create_task(_reload(exporter))
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
-
-    signals = Signals(on_hangup)
-    try:
+        signals = Signals(on_hangup=Reloads(exporter).begin)
         await listener.start()
+        started.push_async_callback(listener.drain, DRAIN_SECONDS)
         exporter.ready = True
-        _tell_start(exporter, listener)
+        _tell_start(exporter, listener, encrypted=tls is not None)
         if on_started is not None:
-            on_started(listener)
+            on_started(url_of(listener.addresses[0], encrypted=tls is not None))
         await signals.stop.wait()
-        log.info("ending: requests that run are answered first")
         exporter.ready = False
-        await listener.drain(DRAIN_SECONDS)
-    finally:
-        await exporter.close()
+        log.info("ending; requests that run are answered first")
     log.info("ended")
     return exits.OK
 
 
-async def _reload(exporter: Exporter) -> None:
-    try:
-        await exporter.reload()
-    except SsisExporterError:
-        # Logged where it happened; the old configuration stays in force.
-        return
+def url_of(address: Address, *, encrypted: bool) -> str:
+    """How to reach what listens there from this machine."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(address.host, address.host)  # noqa: S104 - compared only
+    return f"{'https' if encrypted else 'http'}://{Address(reachable, address.port)}"
 
 
-def _tell_start(exporter: Exporter, listener: Listener) -> None:
+class Reloads:
+    """Reloads that a signal asked for, and nobody waits for."""
+
+    def __init__(self, exporter: Exporter) -> None:
+        self._exporter = exporter
+        self._running: set[asyncio.Task[None]] = set()
+
+    def begin(self) -> None:
+        """Begins one."""
+        task = asyncio.get_running_loop().create_task(self._reload())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _reload(self) -> None:
+        # What was wrong is in the log and in a metric; the old configuration stays in force.
+        with suppress(SsisExporterError):
+            await self._exporter.reload()
+
+
+def _tell_start(exporter: Exporter, listener: Listener, *, encrypted: bool) -> None:
     log.info("ssis_exporter %s reads %s", __version__, ", ".join(exporter.source_names))
     for address in listener.addresses:
-        log.info("listening on %s", address)
+        log.info("listening on %s%s", address, " with TLS" if encrypted else "")
     if _has_all_rights():
         log.warning("running with all rights of this machine; an account of its own with few rights is enough")
 

@@ -1,0 +1,83 @@
+"""`ssis-exporter check`: is the configuration right, can every source be read, and what to install or grant if not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+import click
+
+from ssis_exporter.cli import exits, options
+from ssis_exporter.config import Config
+from ssis_exporter.errors import SsisExporterError
+from ssis_exporter.labels import clean
+from ssis_exporter.model import Finding, FindingLevel
+from ssis_exporter.sources.worker import SourceWorker
+from ssis_exporter.webconfig import WebConfig
+
+
+@click.command("check")
+@options.config_option
+@options.web_config_option
+@click.option(
+    "--timeout",
+    type=options.seconds,
+    default=30.0,
+    show_default=True,
+    help="How long to wait for the sources, in seconds.",
+)
+@options.log_options("warn")
+def command(
+    *,
+    config_file: Path | None,
+    web_config_file: Path | None,
+    timeout: float,
+    log_level: str,
+    log_format: str,
+    log_file: Path | None,
+) -> int:
+    """Check the configuration and every source; exit code 1 where something must be done."""
+    options.start_logging(log_level, log_format, log_file)
+    config = options.load(config_file)
+    workers = [SourceWorker(source.build()) for source in config.sources]
+    _tell("configuration", [Finding(level=FindingLevel.OK, text=str(config_file or "built in, no file was named"))])
+    if web_config_file is not None:
+        WebConfig(web_config_file).close()
+        _tell("web configuration", [Finding(level=FindingLevel.OK, text=str(web_config_file))])
+    found = [finding for part, findings in _sources(config, workers, timeout) for finding in _tell(part, findings)]
+    return exits.FOUND if any(finding.level is FindingLevel.PROBLEM for finding in found) else exits.OK
+
+
+def _sources(config: Config, workers: Sequence[SourceWorker], timeout: float) -> list[tuple[str, Sequence[Finding]]]:
+    """What each source finds; all look at the same time."""
+    ends = time.monotonic() + timeout
+    asked = [worker.call(lambda source: source.check()) for worker in workers]
+    found = [
+        (f"source {source.name} ({source.kind})", _answer(future, ends - time.monotonic(), timeout))
+        for source, future in zip(config.sources, asked, strict=True)
+    ]
+    for worker in workers:
+        worker.close(timeout=0.5)
+    return found
+
+
+def _answer(future: Future[Sequence[Finding]], seconds: float, timeout: float) -> Sequence[Finding]:
+    try:
+        return future.result(max(seconds, 0))
+    except TimeoutError:
+        return [Finding(level=FindingLevel.PROBLEM, text=f"no answer within {timeout:g} s (--timeout)")]
+    except SsisExporterError as exc:
+        return [Finding(level=FindingLevel.PROBLEM, text=str(exc))]
+    except Exception as exc:  # noqa: BLE001 - a source of somebody else's must not keep the others from being told
+        return [Finding(level=FindingLevel.PROBLEM, text=f"unforeseen: {type(exc).__name__}: {exc}")]
+
+
+def _tell(part: str, findings: Sequence[Finding]) -> Sequence[Finding]:
+    click.echo(part)
+    for finding in findings:
+        click.echo(f"  {finding.level:<8} {clean(finding.text)}")
+        for line in finding.remedy.splitlines():
+            click.echo(f"           {clean(line)}")
+    return findings

@@ -1,0 +1,58 @@
+"""`ssis-exporter demo`: `serve` with a made-up estate, on loopback, and what to open and what to try."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ssis_exporter.addresses import METRICS_PORT
+from ssis_exporter.cli import options
+from ssis_exporter.cli.serve import Flags, run
+from ssis_exporter.config import Config, default_source
+from ssis_exporter.sources.demo import DemoSettings
+
+
+@click.command("demo")
+@options.listen_option(f"127.0.0.1:{METRICS_PORT}")
+@click.option("--seed", type=int, default=1, show_default=True, help="Equal seeds make equal estates.")
+@click.option(
+    "--speed",
+    type=click.FloatRange(min=0, min_open=True, max=10_000),
+    default=1.0,
+    show_default=True,
+    help="How many times faster than in real life everything happens.",
+)
+@click.option(
+    "--packages",
+    type=click.IntRange(min=1, max=100_000),
+    default=40,
+    show_default=True,
+    help="How many packages the estate has.",
+)
+@options.web_options
+@options.storage_option
+@options.log_options("info")
+def command(*, seed: int, speed: float, packages: int, **given: Any) -> int:
+    """Run the exporter on a made-up estate: nothing is needed, nothing is touched."""
+    flags = Flags(**given)
+    options.start_logging(flags.log_level, flags.log_format, flags.log_file)
+    settings = DemoSettings(seed=seed, speed=speed, packages=packages)
+    config = Config(sources=(default_source("demo", "demo", settings),))
+    return run(lambda: config, flags, on_started=lambda url: _tell(url, flags.telemetry_path))
+
+
+def _tell(url: str, telemetry_path: str) -> None:
+    click.echo(f"""
+A made-up estate of SSIS packages is running. Open:
+
+  {url}/            the page
+  {url}{telemetry_path}     what Prometheus reads
+
+Try, in another terminal:
+
+  ssis-exporter list --url {url}
+  curl -s {url}{telemetry_path} | grep ssis_package_execution_duration_seconds
+
+Ctrl-C ends it.
+""")

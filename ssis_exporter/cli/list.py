@@ -1,0 +1,132 @@
+"""`ssis-exporter list`: what runs now, as a table, plain lines or JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import click
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from ssis_exporter.api import Document, OpenExecution, SourceState, document
+from ssis_exporter.cli import exits, options
+from ssis_exporter.cli.fetch import fetch
+from ssis_exporter.config import Config
+from ssis_exporter.durations import short_duration
+from ssis_exporter.exporter import Exporter
+from ssis_exporter.labels import clean
+from ssis_exporter.model import Scope
+
+HEADS = ("PACKAGE", "USER", "AGE", "STATUS", "FOLDER", "PROJECT", "SOURCE", "INSTANCE ID")
+
+
+@click.command("list")
+@options.config_option
+@click.option("--url", help="Ask a running exporter, like http://127.0.0.1:10058, instead of looking anew.")
+@click.option("--json", "as_json", is_flag=True, help="Print what /api/v1/executions answers.")
+@click.option(
+    "--timeout",
+    type=options.seconds,
+    default=10.0,
+    show_default=True,
+    help="How long to wait for the sources, in seconds.",
+)
+@options.log_options("warn")
+def command(
+    *,
+    config_file: Path | None,
+    url: str | None,
+    as_json: bool,
+    timeout: float,
+    log_level: str,
+    log_format: str,
+    log_file: Path | None,
+) -> int:
+    """Show the packages that are running, the longest running first."""
+    if url is not None and config_file is not None:
+        raise click.UsageError(
+            "--url asks a running exporter, which has its own configuration: leave --config.file out"
+        )
+    options.start_logging(log_level, log_format, log_file)
+    shown = fetch(url, timeout) if url is not None else asyncio.run(_look(options.load(config_file), timeout))
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(shown), indent=2))
+    else:
+        _print(shown)
+    for source in shown.sources:
+        for line in _remarks(source):
+            click.echo(line, err=True)
+    return exits.OK if all(source.up for source in shown.sources) else exits.FOUND
+
+
+async def _look(config: Config, seconds: float) -> Document:
+    exporter = Exporter(config, registry=CollectorRegistry(), load=lambda: config)
+    try:
+        readings = await exporter.read(timedelta(seconds=seconds))
+        return document(readings, keep_user_names=config.keep_user_names)
+    finally:
+        await exporter.close()
+
+
+def _remarks(source: SourceState) -> list[str]:
+    """What keeps the list from being the whole truth."""
+    name = clean(source.name)
+    if not source.up:
+        return [f"source {name} could not be read: {clean(source.error or 'no reason given')}"]
+    remarks = []
+    if source.incomplete:
+        remarks.append(f"source {name} is still being filled: there are more executions than these")
+    if source.visibility != Scope.ALL:
+        remarks.append(f"source {name}: this account may not see every execution (visibility {source.visibility})")
+    return remarks
+
+
+def _print(shown: Document) -> None:
+    if not shown.executions:
+        sentence = _nothing(shown.sources)
+        if sentence:
+            click.echo(sentence)
+        return
+    rows = [_row(run) for run in shown.executions]
+    if sys.stdout.isatty():
+        _print_table(rows)
+        return
+    widths = [max(len(row[column]) for row in (HEADS, *rows)) for column in range(len(HEADS))]
+    for row in (HEADS, *rows):
+        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _nothing(sources: Sequence[SourceState]) -> str:
+    """No more than is known: where a source could not be read, or not all of it seen, something may be running."""
+    if not any(source.up for source in sources):
+        return ""
+    if all(source.up and source.visibility == Scope.ALL and not source.incomplete for source in sources):
+        return "no package is running"
+    return "no package is running as far as can be seen"
+
+
+def _row(run: OpenExecution) -> tuple[str, ...]:
+    age = "" if run.duration_seconds is None else short_duration(timedelta(seconds=run.duration_seconds))
+    status = f"{run.status}, orphaned" if run.orphaned else run.status
+    texts = (run.package_name, run.user_name, age, status, run.folder, run.project, run.source, run.instance_id)
+    # Also of an answer that came over the network: nothing in it may move the cursor.
+    return tuple(clean(text) for text in texts)
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    # Only for a terminal: rich alone takes longer to import than everything else here.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in HEADS:
+        table.add_column(head, justify="right" if head == "AGE" else "left", overflow="fold")
+    for row in rows:
+        # As Text: a package may be called "[red]".
+        table.add_row(*(Text(text) for text in row))
+    Console().print(table)
