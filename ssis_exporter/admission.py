@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import logging
 from asyncio import Future
 from collections.abc import Callable, Collection
@@ -126,7 +127,8 @@ class CarefulHandler(RequestHandler):
         """Ends the request with a value as JSON."""
         self.set_status(code)
         self.set_header("Content-Type", "application/json")
-        self.finish(msgspec.json.encode(value) + b"\n")
+        # Escaped to ASCII, because a name may hold what is no valid UTF-8.
+        self.finish(json.dumps(msgspec.to_builtins(value)) + "\n")
 
     def write_error(self, status_code: int, **_: Any) -> None:
         """What nobody foresaw is answered without a word; the log has it."""

@@ -14,6 +14,8 @@ Every error that is raised on purpose.
     │   ├── StorageFull             full
     │   ├── StorageReadOnly         read_only
     │   └── StorageLocked           locked          another program holds it
+    ├── AlertmanagerError           Alertmanager could not be asked, or does not know what it was asked for
+    ├── ServiceError                a running service that does not do what a command asks of it
     ├── SourceError                 a source could not answer; `reason` is a label value
     │   ├── SourceUnreachable       unreachable
     │   ├── SourceTimeout           timeout
@@ -107,6 +109,14 @@ STORAGE_ERROR_REASONS: tuple[str, ...] = (
     StorageLocked.reason,
 )
 """Every value of the label `reason`, so that each counter starts at 0."""
+
+
+class AlertmanagerError(SsisExporterError):
+    """Alertmanager could not be asked, or does not know what it was asked for."""
+
+
+class ServiceError(SsisExporterError):
+    """A running service that does not do what a command asks of it."""
 
 
 class SourceError(SsisExporterError):

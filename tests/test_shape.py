@@ -59,6 +59,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "alertmessage": {"errors", "model"},
     "credentials": {"errors", "certificates", "secretfile"},
     "admission": {"credentials", "handlers"},
+    "silences": {"errors", "model"},
+    "control": {"errors", "model", "addresses", "admission", "credentials", "listening", "stopview"},
     "webhook": {
         "errors",
         "model",
