@@ -95,7 +95,7 @@ def test_main_gauges_carry_the_identity(scraped: Scraped) -> None:
     """
     Duration and start name the run by all its identity labels.
     """
-    facts = {"folder": "Finance", "project": "DW", "package_id": "{A}", "user_name": "CORP\\etl"}
+    facts: dict[str, Any] = {"folder": "Finance", "project": "DW", "package_id": "{A}", "user_name": "CORP\\etl"}
     scraped.read(reading("sql01", run("7", "Load", minutes=2, **facts)))
     labels = {"source": "sql01", "package_name": "Load", "instance_id": "7", **facts}
 
