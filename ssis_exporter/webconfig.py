@@ -149,6 +149,15 @@ class TlsFile(msgspec.Struct, frozen=True, kw_only=True):
 _TLS_DEFAULTS: dict[str, Any] = dict(zip(TlsFile.__struct_fields__, TlsFile.__struct_defaults__, strict=True))
 
 
+_HEADERS = {
+    "content_security_policy": "Content-Security-Policy",
+    "x_frame_options": "X-Frame-Options",
+    "x_content_type_options": "X-Content-Type-Options",
+    "x_xss_protection": "X-XSS-Protection",
+    "strict_transport_security": "Strict-Transport-Security",
+}
+
+
 class HeadersFile(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: _HEADERS[name]):
     """The section `http_server_config.headers`: these and no others."""
 
@@ -166,15 +175,6 @@ class HeadersFile(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name:
     def items(self) -> list[tuple[str, str]]:
         """Those that are given, by their names on the wire."""
         return [(_HEADERS[name], str(getattr(self, name))) for name in _HEADERS if getattr(self, name) is not None]
-
-
-_HEADERS = {
-    "content_security_policy": "Content-Security-Policy",
-    "x_frame_options": "X-Frame-Options",
-    "x_content_type_options": "X-Content-Type-Options",
-    "x_xss_protection": "X-XSS-Protection",
-    "strict_transport_security": "Strict-Transport-Security",
-}
 
 
 class HttpFile(msgspec.Struct, frozen=True, kw_only=True):
