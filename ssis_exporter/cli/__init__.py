@@ -12,7 +12,7 @@ import click
 
 from ssis_exporter import __version__
 from ssis_exporter.cli import exits
-from ssis_exporter.errors import ListenError, SsisExporterError, StorageError
+from ssis_exporter.errors import ListenError, SourceError, SsisExporterError, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,9 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
     try:
-        result: Any = cli.main(args=arguments, prog_name="ssis-exporter", standalone_mode=False)
+        result: Any = cli.main(
+            args=arguments, prog_name="ssis-exporter", standalone_mode=False, windows_expand_args=False
+        )
     except click.exceptions.Exit as exc:
         return exc.exit_code
     except click.Abort:
@@ -98,6 +100,8 @@ def exit_code_of(exc: SsisExporterError) -> int:
             return exits.LISTEN
         case StorageError():
             return exits.STORAGE
+        case SourceError():
+            return exits.FOUND
         case _:
             return exits.USAGE
 
