@@ -18,8 +18,7 @@ RUN python -m pip wheel --no-build-isolation --no-deps --wheel-dir /wheels . \
 FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="ssis_exporter" \
       org.opencontainers.image.description="Prometheus exporter and careful stop webhook for SQL Server Integration Services" \
-      org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.documentation="/opt/ssis_exporter/README.md"
+      org.opencontainers.image.licenses="Apache-2.0"
 RUN python -m pip uninstall --yes --root-user-action=ignore pip \
  && install --directory --owner=65532 --group=65532 --mode=0750 /var/lib/ssis_exporter
 COPY --from=build /opt/ssis_exporter /opt/ssis_exporter
