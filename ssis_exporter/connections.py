@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
+import struct
+import sys
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     from tornado.web import Application
 
 log = logging.getLogger(__name__)
+
+_RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+"""For SO_LINGER: closing throws away what was not read."""
 
 
 class Phase(IntEnum):
@@ -94,6 +100,10 @@ class Connection:
         if self._closed:
             return
         log.debug("dropped the connection of %s: %s", self.peer, why)
+        if self.phase is Phase.WRITING:
+            # Else the system would keep megabytes for a peer that does not read them.
+            with contextlib.suppress(OSError):
+                self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         if self._stream is not None:
             self._stream.close()
         else:

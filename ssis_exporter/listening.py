@@ -87,6 +87,7 @@ class Listener:
             max_body_size=self._limits.max_body_bytes,
         )
         self._sockets: list[socket.socket] = []
+        self._addresses: tuple[Address, ...] = ()
         self._accepting: set[socket.socket] = set()
         self._connections: set[Connection] = set()
         self._handshakes: set[asyncio.Task[None]] = set()
@@ -97,7 +98,7 @@ class Listener:
     @property
     def addresses(self) -> tuple[Address, ...]:
         """Where it really listens; port 0 has become a number."""
-        return tuple(Address(*one.getsockname()[:2]) for one in self._sockets)
+        return self._addresses
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -119,11 +120,12 @@ class Listener:
             close_all(bound)
             raise
         self._sockets = bound
+        self._addresses = tuple(Address(*one.getsockname()[:2]) for one in bound)
         for one in bound:
             self._accept_on(one)
 
     async def drain(self, seconds: float = 5.0) -> None:
-        """Stops accepting, lets requests that run be answered for at most `seconds`, closes everything."""
+        """Stops accepting, lets requests that run be answered for at most `seconds`, closes all. May be called twice."""
         self._draining = True
         for one in list(self._accepting):
             self._rest(one)
