@@ -226,13 +226,17 @@ class _Page(dict[Definition, Family]):
 
     def add_column(self, definition: Definition, texts: Sequence[str], values: Sequence[float | None]) -> None:
         """Adds one series per text, but none where the value is unknown."""
-        known = [(text, value) for text, value in zip(texts, values, strict=True) if value is not None]
-        self[definition].extend([text for text, _ in known], [value for _, value in known])
+        if None in values:
+            texts = [text for text, value in zip(texts, values, strict=True) if value is not None]
+        if texts:
+            self[definition].extend(texts, [value for value in values if value is not None])
 
     def take(self, other: _Page) -> None:
-        """Adds another page's series to this one."""
+        """Adds another page's series to this one; the other page is used up."""
         for definition, family in other.items():
-            self[definition].extend(family.texts, family.values)
+            mine = self.setdefault(definition, family)
+            if mine is not family:
+                mine.extend(family.texts, family.values)
 
 
 @dataclass(slots=True)

@@ -118,10 +118,11 @@ def render(families: Iterable[Metric], registry: CollectorRegistry | None, forma
         if not isinstance(family, Family):
             lines.append(_foreign(family, format))
             continue
-        lines.append(_head(family, format))
+        definition = family.definition
+        lines.append(definition.openmetrics_head if format.is_openmetrics else definition.text_head)
         for first in range(0, len(family.values), CHUNK_LINES):
             last = first + CHUNK_LINES
-            lines += _series(family.definition.name, family.texts[first:last], family.values[first:last])
+            lines += _series(definition.name, family.texts[first:last], family.values[first:last])
             if len(lines) >= CHUNK_LINES:
                 yield "".join(lines).encode()
                 lines.clear()
@@ -152,16 +153,6 @@ def _all(families: Iterable[Metric], registry: CollectorRegistry | None) -> Iter
         yield from registry.collect()
     except Exception:
         log.exception("a collector of the exporter's own metrics failed; those after it are left out")
-
-
-def _head(family: Family, format: Format) -> str:  # noqa: A002
-    documentation = family.documentation.replace("\\", r"\\").replace("\n", r"\n")
-    if not format.is_openmetrics:
-        name = family.definition.name
-        return f"# HELP {name} {documentation}\n# TYPE {name} {family.type}\n"
-    documentation = documentation.replace('"', r"\"")
-    unit = f"# UNIT {family.name} {family.unit}\n" if family.unit else ""
-    return f"# HELP {family.name} {documentation}\n# TYPE {family.name} {family.type}\n{unit}"
 
 
 def _series(name: str, texts: Sequence[str], values: Sequence[float]) -> list[str]:

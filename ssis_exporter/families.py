@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Literal
 
 from prometheus_client import Metric
@@ -29,7 +30,7 @@ def label_text(names: Sequence[str], values: Sequence[str]) -> str:
     return ",".join([f'{name}="{escape(clean(value))}"' for name, value in zip(names, values, strict=True)])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Definition:
     """Name, HELP and labels of one metric."""
 
@@ -40,16 +41,29 @@ class Definition:
     labels: tuple[str, ...] = ()
     type: Literal["gauge", "counter"] = "gauge"
 
-    @property
+    @cached_property
     def family_name(self) -> str:
         """The name without a counter's suffix, as OpenMetrics and the library's data model have it."""
         return self.name.removesuffix("_total") if self.type == "counter" else self.name
 
-    @property
+    @cached_property
     def unit(self) -> str:
         """The base unit that the name ends in, or nothing."""
         last = self.family_name.rpartition("_")[2]
         return last if last in UNITS else ""
+
+    @cached_property
+    def text_head(self) -> str:
+        """HELP and TYPE as text 0.0.4 writes them."""
+        documentation = self.documentation.replace("\\", r"\\").replace("\n", r"\n")
+        return f"# HELP {self.name} {documentation}\n# TYPE {self.name} {self.type}\n"
+
+    @cached_property
+    def openmetrics_head(self) -> str:
+        """HELP, TYPE and UNIT as OpenMetrics writes them."""
+        name = self.family_name
+        unit = f"# UNIT {name} {self.unit}\n" if self.unit else ""
+        return f"# HELP {name} {escape(self.documentation)}\n# TYPE {name} {self.type}\n{unit}"
 
 
 class Family(Metric):
@@ -73,7 +87,7 @@ class Family(Metric):
         """Adds one series by its label values, in the definition's order."""
         # A truth value is an int, and would be written as a word.
         number = int(value) if isinstance(value, bool) else value
-        self.texts.append(label_text(self.definition.labels, labels))
+        self.texts.append(_kept_text(self.definition.labels, tuple(labels)))
         self.values.append(number)
 
     def extend(self, texts: Iterable[str], values: Iterable[float]) -> None:
@@ -86,6 +100,12 @@ class Family(Metric):
         """The series as the library's values."""
         name = self.definition.name
         return [Sample(name, _read_labels(text), value) for text, value in zip(self.texts, self.values, strict=True)]
+
+
+@lru_cache(maxsize=1024)
+def _kept_text(names: tuple[str, ...], values: tuple[str, ...]) -> str:
+    # The few series that are added one by one have the same labels at every scrape: source, status, scope.
+    return label_text(names, values)
 
 
 def _read_labels(text: str) -> dict[str, str]:
