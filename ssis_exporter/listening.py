@@ -125,7 +125,7 @@ class Listener:
             self._accept_on(one)
 
     async def drain(self, seconds: float = 5.0) -> None:
-        """Stops accepting, lets requests that run be answered for at most `seconds`, closes all. May be called twice."""
+        """Stops accepting, lets what runs be answered for at most `seconds`, closes all. May be called twice."""
         self._draining = True
         for one in list(self._accepting):
             self._rest(one)
