@@ -53,6 +53,11 @@ class Ledger:
         self.database = Database(storage, NAME, SCHEMA, metrics=metrics, executor=executor)
 
     @property
+    def is_open(self) -> bool:
+        """Whether it can be read without making or opening it."""
+        return self.database.is_open
+
+    @property
     def is_damaged(self) -> bool:
         """Whether it stays closed until an operator acknowledges."""
         return self.database.is_damaged

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
@@ -31,18 +32,13 @@ class Call:
         self._begun = False
         self._given_up = False
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether anything may have been done."""
-        return self._begun
-
     def begin(self, forbidden: Callable[[], str | None]) -> None:
         """On the source's thread, right before acting. Raises `TooLate` with what `forbidden` says against it."""
+        if (reason := forbidden()) is not None:
+            raise TooLate(reason)
         with self._lock:
             if self._given_up:
                 raise TooLate("the source was busy for too long")
-            if (reason := forbidden()) is not None:
-                raise TooLate(reason)
             self._begun = True
 
     def give_up(self) -> bool:
@@ -52,11 +48,11 @@ class Call:
             return not self._begun
 
 
-async def look_afresh(worker: SourceWorker, timeout: timedelta, wait: Wait) -> Snapshot | SourceError:
+async def look_afresh(worker: SourceWorker, limit: timedelta, wait: Wait) -> Snapshot | SourceError:
     """What the source sees from now on; a `SourceError` also when it does not answer in time."""
     look = worker.look_afresh()
-    if not await _done_within(look, timeout, wait):
-        return SourceTimeout(f"{worker.name}: did not answer within {timeout.total_seconds():g} s")
+    if not await _done_within(look, limit, wait):
+        return SourceTimeout(f"{worker.name}: did not answer within {limit.total_seconds():g} s")
     return look.result().outcome
 
 
@@ -65,7 +61,7 @@ async def act(
     what: Callable[[StoppableSource], T],
     *,
     forbidden: Callable[[], str | None],
-    timeout: timedelta,
+    limit: timedelta,
     wait: Wait,
 ) -> T:
     """
@@ -83,34 +79,46 @@ async def act(
         return what(source)
 
     answer = worker.call(run)
-    if not await _done_within(answer, timeout, wait):
-        if call.give_up():
-            raise TooLate(f"{worker.name}: was busy for longer than {timeout.total_seconds():g} s")
-        raise SourceTimeout(f"{worker.name}: did not answer within {timeout.total_seconds():g} s")
     try:
-        return answer.result()
+        if await _done_within(answer, limit, wait):
+            return answer.result()
     except SourceError as exc:
         if call.give_up():
             raise TooLate(str(exc)) from exc
         raise
+    finally:
+        # Also when whoever waits is cancelled: what has not begun by now never does.
+        never_began = call.give_up()
+    what_kept_it = f"{worker.name}: did not answer within {limit.total_seconds():g} s"
+    raise TooLate(what_kept_it) if never_began else SourceTimeout(what_kept_it)
 
 
-async def _done_within(answer: Future[Any], timeout: timedelta, wait: Wait) -> bool:
+async def _done_within(answer: Future[Any], limit: timedelta, wait: Wait) -> bool:
     if answer.done():
         return True
     answered = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def tell(_: Future[Any]) -> None:
-        # The loop may be gone by the time that a hanging call comes back.
-        if not loop.is_closed():
+        # The loop is gone where a hanging call comes back after the end.
+        with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(answered.set)
 
     answer.add_done_callback(tell)
-    waiters = [asyncio.ensure_future(answered.wait()), asyncio.ensure_future(wait(timeout.total_seconds()))]
-    try:
-        await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for waiter in waiters:
-            waiter.cancel()
+    with contextlib.suppress(TimeoutError):
+        await in_time(answered.wait(), limit, wait)
     return answer.done()
+
+
+async def in_time(what: Awaitable[T], limit: timedelta, wait: Wait) -> T:
+    """Waits for `what`, which is cancelled when it takes longer. Raises `TimeoutError`, and what it raises itself."""
+    working = asyncio.ensure_future(what)
+    timer = asyncio.ensure_future(wait(limit.total_seconds()))
+    try:
+        await asyncio.wait([working, timer], return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise TimeoutError
+    finally:
+        working.cancel()
+        timer.cancel()

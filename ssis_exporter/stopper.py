@@ -1,50 +1,64 @@
-"""One stop, from nomination to verified outcome; the same run is never stopped twice."""
+"""Takes nominations, works on each until it has an outcome, and never stops the same run twice."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from datetime import UTC, datetime, timedelta, tzinfo
+from typing import TypeVar
 
+from ssis_exporter.errors import StorageError, StorageInUse
+from ssis_exporter.explaining import explain
 from ssis_exporter.hold import Hold
 from ssis_exporter.ledger import Ledger
-from ssis_exporter.model import Decision, ExecutionFacts, ExecutionKey, Nomination, StopMode
-from ssis_exporter.policy import Breaker, Policy
+from ssis_exporter.ledgerrows import Door, Row
+from ssis_exporter.model import (
+    Decision,
+    ExecutionFacts,
+    ExecutionKey,
+    Nomination,
+    RefusalReason,
+    StopMode,
+    StopOutcome,
+)
+from ssis_exporter.onestop import OneStop
+from ssis_exporter.sources.interface import StoppableSource
 from ssis_exporter.sources.worker import SourceWorker
 from ssis_exporter.stopmetrics import StopMetrics
-from ssis_exporter.stopview import Explanation, PastStop, PendingStop
+from ssis_exporter.stopsettings import StopSettings, Surroundings
+from ssis_exporter.stopview import Explanation, PastStop, PendingStop, Stage
 
+__all__ = ["StopSettings", "Stopper"]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopSettings:
-    """What the section `stop` says, as far as the stopper is concerned. Replaced as a whole by a reload."""
+log = logging.getLogger(__name__)
 
-    mode: StopMode = StopMode.DRY_RUN
-    policy: Policy = Policy()
-    breaker: Breaker = Breaker()
-    max_runs_per_message: int = 10
-    request_ttl: timedelta = timedelta(minutes=15)
-    """How long a nomination may wait for its request, the grace included."""
+T = TypeVar("T")
 
-    look_timeout: timedelta = timedelta(seconds=30)
-    """How long one look, or one request to a source, is waited for."""
+GLANCE_SECONDS = 0.5
+"""How often the file that puts all stopping on hold is looked for."""
 
-    retry_every: timedelta = timedelta(seconds=5)
-    """How long after a look in vain the next one comes."""
+PROBE_SECONDS = 10.0
+"""How often a ledger that could not be used is tried again."""
 
-    confirm_timeout: timedelta = timedelta(minutes=5)
-    """How long after a request it is looked whether the run is gone."""
+LAST_OUTCOMES = 100
+"""How many are kept for the page."""
+
+LONGEST_NAME = 256
+"""Of a label value of ours; a longer one was not read from us."""
 
 
 class Stopper:
     """
     Takes nominations and brings each to an outcome. Lives on one event loop and never blocks it.
 
-    `worker` gives a source's worker as configured now, None for an unknown name. `typical` tells how long a package
-    usually takes, None until it has a history. `silences` tells whether Alertmanager silences the alert of a
-    nomination; whatever it raises means "nobody knows", and nothing is stopped during grace.
+    `worker` gives a source's worker as configured now, None for an unknown name; `source_names` those names. `typical`
+    tells how long a package usually takes, None until it has a history. `silences` tells whether Alertmanager
+    silences the alert of a nomination; whatever it raises means "nobody knows", and nothing is stopped after a grace.
     """
 
     def __init__(
@@ -55,39 +69,122 @@ class Stopper:
         hold: Hold,
         worker: Callable[[str], SourceWorker | None],
         metrics: StopMetrics,
+        source_names: Callable[[], Iterable[str]] = lambda: (),
         typical: Callable[[ExecutionFacts], timedelta | None] = lambda _facts: None,
         silences: Callable[[Nomination], Awaitable[bool]] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
         wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
         local: tzinfo | None = None,
+        executor: Executor | None = None,
     ) -> None:
-        raise NotImplementedError
+        self._settings = settings
+        self._ledger = ledger
+        self._hold = hold
+        self._metrics = metrics
+        self._source_names = source_names
+        self._executor = executor
+        self._held_by_file: str | None = None
+        self._held_in_memory: str | None = None
+        self._work: dict[ExecutionKey, tuple[OneStop, asyncio.Task[None]]] = {}
+        self._places: list[datetime] = []
+        self._last: deque[PastStop] = deque(maxlen=LAST_OUTCOMES)
+        self._taken_up = False
+        self._taking_up = asyncio.Lock()
+        self._watching: asyncio.Task[None] | None = None
+        self._closing = False
+        self._around = Surroundings(
+            settings=lambda: self._settings,
+            ledger=ledger,
+            hold=hold,
+            held=lambda: self.held,
+            worker=worker,
+            typical=typical,
+            silences=silences,
+            now=now,
+            monotonic=monotonic,
+            wait=wait,
+            local=local,
+            settled=self._settled,
+            places_changed=self._read_places,
+        )
+
+    # What the page and the metrics show.
 
     @property
     def settings(self) -> StopSettings:
         """The settings in force."""
-        raise NotImplementedError
+        return self._settings
+
+    @property
+    def mode(self) -> StopMode:
+        """The configured mode; see `held`, too."""
+        return self._settings.mode
 
     @property
     def held(self) -> str | None:
         """Why all stopping is on hold; None when it is not. At most half a second old."""
-        raise NotImplementedError
+        return self._held_in_memory or self._held_by_file
+
+    @property
+    def breaker_is_open(self) -> bool:
+        """Whether as many runs were stopped within the window as may be."""
+        return not self._settings.breaker.has_room(self._places, self._around.now())
+
+    def pending(self) -> list[PendingStop]:
+        """What is being worked on, oldest first."""
+        rows = sorted((stop.row.nominated_at, stop.row.id, stop) for stop, _ in self._work.values())
+        return [_pending(stop) for _, _, stop in rows if stop.row.is_open]
+
+    def pending_by_source(self) -> Mapping[str, int]:
+        """How many nominations of each source are being worked on."""
+        return Counter(stop.row.key.source for stop, _ in self._work.values() if stop.row.is_open)
+
+    def last_outcomes(self, count: int = 20) -> list[PastStop]:
+        """What became of the last nominations, newest first."""
+        return list(self._last)[:count]
+
+    # Life.
 
     async def start(self) -> None:
         """
         Takes up what the ledger has open. Never raises for a ledger that cannot be used: nothing is stopped then, and
         it is tried again from time to time. Raises `StorageInUse`.
         """
-        raise NotImplementedError
+        self._metrics.watch(self)
+        self._metrics.know(self._source_names())
+        self._held_by_file = await self._blocking(self._hold.reason)
+        try:
+            await self._take_up()
+        except StorageInUse:
+            raise
+        except StorageError as exc:
+            log.error("nothing is stopped: %s", exc)  # noqa: TRY400 - an operator's case, not a bug
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def close(self) -> None:
         """Leaves everything as it is on disk, for the next start; may be called twice."""
-        raise NotImplementedError
+        self._closing = True
+        # A request that is on its way is waited for: a restart could not know whether it arrived.
+        asking = [task for stop, task in self._work.values() if stop.row.stage is Stage.REQUESTED]
+        if asking:
+            await asyncio.wait(asking, timeout=2.0)
+        tasks = [task for _, task in self._work.values()]
+        if self._watching is not None:
+            tasks.append(self._watching)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._ledger.close()
 
     def reconfigure(self, settings: StopSettings) -> None:
         """Puts new settings in force, also for what is pending and not yet requested."""
-        raise NotImplementedError
+        if settings.mode is not self._settings.mode:
+            log.warning("stopping is now: %s (it was: %s)", settings.mode, self._settings.mode)
+        self._settings = settings
+        self._metrics.know(self._source_names())
+
+    # What comes from outside.
 
     async def submit(self, nominations: Sequence[Nomination]) -> list[Decision]:
         """
@@ -96,7 +193,20 @@ class Stopper:
         What is not refused is on disk when this returns and comes to an outcome. Raises `StorageError`, and nothing
         was taken: the message has to come again.
         """
-        raise NotImplementedError
+        await self._take_up()
+        if self._closing:
+            raise StorageError("the exporter is ending")
+        asked = self._at_the_door(nominations)
+        taken = await self._ledger.nominate(asked, self._around.now())
+        decisions = []
+        for one, (row, is_known) in zip(asked, taken, strict=True):
+            if row is None:
+                assert isinstance(one, Door)
+                decisions.append(self._refused_at_the_door(one))
+            else:
+                self._begin(row)
+                decisions.append(_decision(row, repeated=is_known))
+        return decisions
 
     async def veto(self, key: ExecutionKey, reason: str, *, ended_at: datetime | None = None) -> bool:
         """
@@ -105,28 +215,198 @@ class Stopper:
         `ended_at` is when the alert was resolved: an alert that ended before the one that nominated began has no say.
         Raises `StorageError`.
         """
-        raise NotImplementedError
+        row = await self._ledger.veto(key, reason, ended_at=ended_at, at=self._around.now())
+        if row is None:
+            return False
+        self._settled(row)
+        if key in self._work:
+            stop, task = self._work[key]
+            if stop.row.episode == row.episode:
+                task.cancel()
+        await self._read_places()
+        return True
 
     async def hold(self, reason: str) -> None:
-        """Nothing is stopped from now on, also after a restart. Raises `StorageError` (and holds until a restart)."""
-        raise NotImplementedError
+        """
+        Nothing is stopped from now on, also after a restart.
+
+        Raises `StorageError` when that could not be written down; it then holds until `resume` or a restart.
+        """
+        self._held_in_memory = reason or "no reason given"
+        await self._blocking(lambda: self._hold.begin(reason))
+        self._held_by_file = await self._blocking(self._hold.reason)
+        # From here on the file alone decides, so that whoever removes it ends the hold.
+        self._held_in_memory = None
+        log.warning("all stopping is on hold: %s", self._held_by_file)
 
     async def resume(self) -> None:
-        """Ends the hold. Raises `StorageError`."""
-        raise NotImplementedError
+        """Ends the hold. Raises `StorageError`, and it goes on."""
+        await self._blocking(self._hold.end)
+        self._held_by_file = await self._blocking(self._hold.reason)
+        self._held_in_memory = None
+        log.warning("stopping is no longer on hold; nominations that were refused come with their next message")
 
     async def acknowledge_damage(self) -> str:
         """Sets a damaged ledger aside and begins a new one; returns where the old one is. Raises `StorageError`."""
-        raise NotImplementedError
-
-    def pending(self) -> list[PendingStop]:
-        """What is being worked on, oldest first."""
-        raise NotImplementedError
-
-    def last_outcomes(self, count: int = 20) -> list[PastStop]:
-        """What became of the last nominations, newest first."""
-        raise NotImplementedError
+        kept = await self._ledger.acknowledge_damage()
+        for _, task in list(self._work.values()):
+            task.cancel()
+        self._taken_up = False
+        await self._take_up()
+        log.warning("the damaged ledger was set aside as %s; stops it knew of are forgotten", kept)
+        return str(kept or "")
 
     async def explain(self, nomination: Nomination) -> Explanation:
         """What would be decided for this nomination now; looks, does nothing, writes nothing. Never raises."""
-        raise NotImplementedError
+        [door] = self._at_the_door([nomination])
+        return await explain(door, self._around, self._places)
+
+    # The door: what can be told without looking.
+
+    def _at_the_door(self, nominations: Sequence[Nomination]) -> list[Nomination | Door]:
+        runs = len({nomination.key for nomination in nominations})
+        most = self._settings.max_runs_per_message
+        if runs > most:
+            text = f"the message names {runs} runs, and at most {most} may be stopped by one"
+            return [Door(nomination=one, reason=RefusalReason.TOO_MANY_RUNS, text=text) for one in nominations]
+        return [self._refusal(one) or one for one in nominations]
+
+    def _refusal(self, nomination: Nomination) -> Door | None:
+        key = nomination.key
+        if not (_is_plain(key.source) and _is_plain(key.instance_id)):
+            text = "source and instance_id must be as our own metrics show them"
+            return Door(nomination=nomination, reason=RefusalReason.INVALID_LABEL, text=text)
+        worker = self._around.worker(key.source)
+        if worker is None:
+            text = f"no source {key.source!r} is configured here"
+            return Door(nomination=nomination, reason=RefusalReason.UNKNOWN_SOURCE, text=text)
+        if not isinstance(worker.source, StoppableSource):
+            text = f"a source of kind {worker.source.kind} cannot stop anything"
+            return Door(nomination=nomination, reason=RefusalReason.CANNOT_STOP, text=text)
+        if self._settings.mode is StopMode.OFF:
+            text = "stopping is turned off"
+            return Door(nomination=nomination, reason=RefusalReason.OFF, text=text, unless_known=True)
+        if self.held is not None:
+            text = f"all stopping is on hold: {self.held}"
+            return Door(nomination=nomination, reason=RefusalReason.HELD, text=text, unless_known=True)
+        return None
+
+    def _refused_at_the_door(self, door: Door) -> Decision:
+        key = door.nomination.key
+        outcome = StopOutcome.REFUSED
+        self._metrics.count(key.source, outcome, door.reason)
+        past = PastStop(
+            at=self._around.now(),
+            key=key,
+            outcome=outcome,
+            reason=door.reason,
+            text=door.text,
+            origin=door.nomination.origin,
+        )
+        self._last.appendleft(past)
+        log.info("refused to stop %s of %s: %s", key.instance_id, key.source, door.text)
+        return Decision(key=key, outcome=outcome, reason=door.reason, text=door.text)
+
+    # The work.
+
+    async def _take_up(self) -> None:
+        """Opens the ledger and goes on with every row that has no outcome. Harmless when that was done."""
+        async with self._taking_up:
+            await self._ledger.open()
+            if self._taken_up:
+                return
+            rows = await self._ledger.open_rows()
+            self._last.clear()
+            self._last.extend(await self._ledger.last_outcomes(LAST_OUTCOMES))
+            await self._read_places()
+            self._taken_up = True
+            for row in rows:
+                self._begin(row)
+            if rows:
+                log.info("%d nominations of an earlier start are taken up again", len(rows))
+
+    def _begin(self, row: Row) -> None:
+        if not row.is_open or self._closing:
+            return
+        if row.key in self._work:
+            stop, task = self._work[row.key]
+            if stop.row.episode == row.episode and not task.done():
+                # It reads its nominations again at every step, and before it settles anything.
+                return
+            task.cancel()
+        stop = OneStop(row, self._around)
+        task = asyncio.get_running_loop().create_task(stop.bring_to_outcome())
+        self._work[row.key] = (stop, task)
+        task.add_done_callback(lambda done: self._done(row.key, done))
+
+    def _done(self, key: ExecutionKey, task: asyncio.Task[None]) -> None:
+        if key in self._work and self._work[key][1] is task:
+            del self._work[key]
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            log.error("the work on %s ended in a way nobody foresaw", key, exc_info=exc)
+
+    def _settled(self, row: Row) -> None:
+        assert row.outcome is not None
+        key = row.key
+        self._metrics.count(key.source, row.outcome, row.reason)
+        if row.outcome is StopOutcome.STOPPED and row.requested_at is not None:
+            self._metrics.took(max(self._around.now() - row.requested_at, timedelta()))
+        past = PastStop(
+            at=self._around.now(),
+            key=key,
+            outcome=row.outcome,
+            package_name=row.facts.package_name if row.facts is not None else "",
+            reason=row.reason,
+            rule=row.rule,
+            text=row.text,
+            origin=row.nominations[0].origin if row.nominations else "",
+        )
+        self._last.appendleft(past)
+        log.info("%s of %s: %s; %s", key.instance_id, key.source, row.outcome, row.text)
+
+    async def _read_places(self) -> None:
+        since = self._around.now() - self._settings.breaker.window
+        with contextlib.suppress(StorageError):
+            self._places = await self._ledger.places(since)
+
+    async def _watch(self) -> None:
+        """Looks for the file that holds, and tries a ledger that could not be used."""
+        tried = self._around.monotonic()
+        while True:
+            await self._around.wait(GLANCE_SECONDS)
+            self._held_by_file = await self._blocking(self._hold.reason)
+            if self._ledger.trouble is not None and self._around.monotonic() - tried >= PROBE_SECONDS:
+                tried = self._around.monotonic()
+                with contextlib.suppress(StorageError):
+                    await self._take_up()
+                    await self._ledger.probe()
+
+    async def _blocking(self, what: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, what)
+
+
+def _is_plain(name: str) -> bool:
+    return 0 < len(name) <= LONGEST_NAME and name.isprintable() and name == name.strip()
+
+
+def _decision(row: Row, *, repeated: bool) -> Decision:
+    return Decision(
+        key=row.key,
+        outcome=row.outcome,
+        reason=row.reason,
+        rule=row.rule,
+        text=row.text or ("it is being worked on" if row.is_open else ""),
+        repeated=repeated,
+    )
+
+
+def _pending(stop: OneStop) -> PendingStop:
+    row = stop.row
+    return PendingStop(
+        key=row.key,
+        stage=row.stage,
+        nominated_at=row.nominated_at,
+        package_name=row.facts.package_name if row.facts is not None else "",
+        rule=row.rule,
+        text=f"waits for {stop.waits_for}",
+    )

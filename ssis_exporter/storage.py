@@ -119,6 +119,11 @@ class Database:
         """Why it could not be used when last tried; None when it could."""
 
     @property
+    def is_open(self) -> bool:
+        """Whether the file is open."""
+        return self._connection is not None
+
+    @property
     def is_damaged(self) -> bool:
         """Whether it stays closed until an operator acknowledges."""
         return self._damage is not None
