@@ -33,7 +33,9 @@ def tracked_files() -> list[Path]:
     """Every text file that git keeps, but this one and the ones that hold hashes only."""
     if not (ROOT / ".git").exists():
         cannot_run("this is no git checkout")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        ["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
     paths = [ROOT / name for name in listed.split("\0") if name]
     return [
         path for path in paths if path != Path(__file__) and path.is_file() and b"\0" not in path.read_bytes()[:4096]
