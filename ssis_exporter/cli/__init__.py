@@ -21,6 +21,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("ssis_exporter.cli.list", "Show the packages that are running."),
     "check": ("ssis_exporter.cli.check", "Check the configuration and every source."),
     "demo": ("ssis_exporter.cli.demo", "Run the exporter on a made-up estate."),
+    "stop": ("ssis_exporter.cli.stop", "Stop one run, if a rule allows it."),
+    "hold": ("ssis_exporter.cli.hold", "Put all stopping on hold."),
+    "resume": ("ssis_exporter.cli.resume", "End the hold."),
+    "explain": ("ssis_exporter.cli.explain", "Say what would become of an Alertmanager message."),
+    "audit": ("ssis_exporter.cli.audit", "Show the ledger of stops."),
     "healthcheck": ("ssis_exporter.cli.healthcheck", "Ask a running exporter whether it is well."),
     "dts-probe": ("ssis_exporter.cli.dts_probe", "Show what the managed API answers on this machine."),
 }

@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import click
+from prometheus_client import CollectorRegistry
 
 from ssis_exporter import __version__
 from ssis_exporter.addresses import Address
 from ssis_exporter.cli import exits, options
+from ssis_exporter.cli.folder import storage_folder
 from ssis_exporter.cli.signals import Signals
 from ssis_exporter.config import Config
 from ssis_exporter.errors import SsisExporterError
 from ssis_exporter.exporter import Exporter
 from ssis_exporter.listening import Listener
 from ssis_exporter.selfmetrics import CertificateExpiry, make_registry
+from ssis_exporter.stopconfig import StopConfig
 from ssis_exporter.web import WebSettings, make_application
 from ssis_exporter.webconfig import WebConfig
 
@@ -104,6 +107,11 @@ async def _serve(load: Callable[[], Config], flags: Flags, on_started: Callable[
         tls = web_config if web_config is not None and web_config.uses_tls else None
         listener = Listener(make_application(exporter, settings), flags.listen_addresses, tls=tls)
 
+        if config.stop is not None:
+            await _start_stopping(config.stop, exporter, registry, certificates, flags, started)
+        else:
+            exporter.on_reload.append(_tell_that_stop_needs_a_start)
+
         signals = Signals(on_hangup=Reloads(exporter).begin)
         await listener.start()
         started.push_async_callback(listener.drain, DRAIN_SECONDS)
@@ -116,6 +124,32 @@ async def _serve(load: Callable[[], Config], flags: Flags, on_started: Callable[
         log.info("ending; requests that run are answered first")
     log.info("ended")
     return exits.OK
+
+
+async def _start_stopping(
+    config: StopConfig,
+    exporter: Exporter,
+    registry: CollectorRegistry,
+    certificates: CertificateExpiry,
+    flags: Flags,
+    started: AsyncExitStack,
+) -> None:
+    from ssis_exporter.cli.stopping import Stopping  # noqa: PLC0415 - nothing of it is loaded where it is not configured
+
+    folder = storage_folder(flags.storage_path)
+    stopping = Stopping(config, folder=folder, worker=exporter.worker, registry=registry)
+    started.push_async_callback(stopping.close)
+    await stopping.start()
+    exporter.stopper = stopping.stopper
+    exporter.on_reload.append(lambda new: stopping.reconfigure(new.stop))
+    await stopping.listen()
+    started.push_async_callback(stopping.drain, DRAIN_SECONDS)
+    certificates.watch("webhook", lambda: stopping.certificate_expires_at)
+
+
+def _tell_that_stop_needs_a_start(config: Config) -> None:
+    if config.stop is not None:
+        log.warning("the section stop is new: it takes effect with the next start")
 
 
 def url_of(address: Address, *, encrypted: bool) -> str:

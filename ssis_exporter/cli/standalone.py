@@ -1,0 +1,39 @@
+"""The stopper without a service: for commands that are given while none runs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from ssis_exporter.cli.stopping import Stopping
+from ssis_exporter.config import Config
+from ssis_exporter.errors import ConfigError
+from ssis_exporter.exporter import Exporter
+from ssis_exporter.ledger import NAME
+
+
+@asynccontextmanager
+async def stopping(config: Config, folder: Path, *, writes: bool) -> AsyncIterator[Stopping]:
+    """
+    The stopper of a configuration and a storage folder, which it claims.
+
+    Where nothing is to be written and there is no ledger yet, none is made. Raises `StorageInUse` when a service works
+    with the folder, `ConfigError` for a configuration without `stop`.
+    """
+    if config.stop is None:
+        raise ConfigError("the configuration has no section stop, so nothing may be stopped; see --config.file")
+    registry = CollectorRegistry()
+    exporter = Exporter(config, registry=registry, load=lambda: config)
+    with tempfile.TemporaryDirectory(prefix="ssis_exporter-") as nowhere:
+        used = folder if writes or (folder / NAME).exists() else Path(nowhere)
+        made = Stopping(config.stop, folder=used, worker=exporter.worker, registry=registry)
+        try:
+            await made.start()
+            yield made
+        finally:
+            await made.close()
+            await exporter.close()

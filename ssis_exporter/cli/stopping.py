@@ -1,0 +1,166 @@
+"""Puts the parts of stopping together: the ledger, the stopper, and the listeners through which it is asked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from ssis_exporter.addresses import Address
+from ssis_exporter.admission import Admission
+from ssis_exporter.certificates import ServerTls
+from ssis_exporter.control import Control
+from ssis_exporter.credentials import Tokens
+from ssis_exporter.errors import ConfigError, ListenError, StorageError
+from ssis_exporter.hold import Hold
+from ssis_exporter.ledger import Ledger
+from ssis_exporter.listening import Listener
+from ssis_exporter.model import ExecutionFacts, Nomination, StopMode
+from ssis_exporter.policy import Breaker, Policy
+from ssis_exporter.silences import Silences
+from ssis_exporter.sources.worker import SourceWorker
+from ssis_exporter.stopconfig import StopConfig
+from ssis_exporter.stopmetrics import StopMetrics
+from ssis_exporter.stopper import Stopper, StopSettings
+from ssis_exporter.storage import StorageMetrics
+from ssis_exporter.storagefolder import Storage
+from ssis_exporter.webhook import LIMITS, WebhookMetrics, make_admission, make_tls, make_webhook_application
+
+log = logging.getLogger(__name__)
+
+
+def stop_settings(config: StopConfig | None) -> StopSettings:
+    """The settings of a section `stop`; without one, everything is refused."""
+    if config is None:
+        return StopSettings(mode=StopMode.OFF)
+    return StopSettings(
+        mode=StopMode(config.mode),
+        policy=Policy(config.rules),
+        breaker=Breaker(stops=config.breaker.stops, window=config.breaker.window),
+        max_runs_per_message=config.max_runs_per_message,
+        request_ttl=config.request_ttl,
+    )
+
+
+class Stopping:
+    """
+    The ledger and the stopper of one storage folder, and the two listeners: Alertmanager's and the operator's.
+
+    `start` claims the folder; `drain` stops listening; `close` lets go of everything and leaves on disk what is open.
+    """
+
+    def __init__(
+        self,
+        config: StopConfig,
+        *,
+        folder: Path,
+        worker: Callable[[str], SourceWorker | None],
+        registry: CollectorRegistry,
+        typical: Callable[[ExecutionFacts], timedelta | None] = lambda _facts: None,
+    ) -> None:
+        self._config: StopConfig | None = config
+        self._started_with = config
+        self._registry = registry
+        self._storage = Storage(folder)
+        self._ledger = Ledger(self._storage, metrics=StorageMetrics(registry))
+        self.stopper = Stopper(
+            stop_settings(config),
+            ledger=self._ledger,
+            hold=Hold(folder),
+            worker=worker,
+            metrics=StopMetrics(registry),
+            typical=typical,
+            silences=self._silenced,
+        )
+        self._control = Control(self.stopper, folder)
+        self._metrics = WebhookMetrics(registry)
+        self._admission: Admission | None = None
+        self._tls: ServerTls | None = None
+        self._webhook: Listener | None = None
+
+    @property
+    def webhook_addresses(self) -> tuple[Address, ...]:
+        """Where Alertmanager's messages are taken; empty before `listen` and after `drain`."""
+        return self._webhook.addresses if self._webhook is not None else ()
+
+    @property
+    def certificate_expires_at(self) -> datetime | None:
+        """When the certificate of Alertmanager's listener ends; None without TLS."""
+        return self._tls.expires_at if self._tls is not None else None
+
+    async def start(self) -> None:
+        """Claims the folder and takes up what is open. Raises `StorageInUse` when another exporter works with it."""
+        await self.stopper.start()
+
+    async def listen(self) -> None:
+        """Lets Alertmanager and the operator in. Raises `ListenError`, `ConfigError`."""
+        config = self._started_with
+        if config.tls is not None:
+            self._tls = make_tls(config.tls)
+            self._tls.load()
+        self._admission = make_admission(config, self._metrics)
+        application = make_webhook_application(self.stopper, self._admission, self._metrics)
+        webhook = Listener(application, [config.address], tls=self._tls, limits=LIMITS)
+        await webhook.start()
+        self._webhook = webhook
+        for address in webhook.addresses:
+            log.info("stop requests of Alertmanager are taken on %s, %s", address, _told(config))
+        try:
+            await self._control.start()
+        except (StorageError, ListenError, ConfigError) as exc:
+            # Nothing rests on it: hold works through its file, and everything else can wait for the disk.
+            log.warning("the commands stop, explain and resume cannot reach this service: %s", exc)
+
+    def reconfigure(self, config: StopConfig | None) -> None:
+        """Puts a new section `stop` in force; what cannot change while it runs is told."""
+        self.stopper.reconfigure(stop_settings(config))
+        self._config = config
+        if config is None:
+            log.warning("the section stop is gone: everything is refused from now on")
+            return
+        started = self._started_with
+        if (config.listen_address, config.tls) != (started.listen_address, started.tls):
+            log.warning("stop.listen_address and stop.tls change with the next start")
+        if config.token_files != started.token_files:
+            self._replace_tokens(config.token_files)
+
+    def _replace_tokens(self, files: tuple[Path, ...]) -> None:
+        if self._admission is None or not files:
+            log.warning("a webhook without stop.token_files begins with the next start")
+            return
+        try:
+            self._admission.tokens = Tokens(files)
+        except ConfigError as exc:
+            log.warning("the tokens stay as they were: %s", exc)
+        else:
+            self._started_with = msgspec.structs.replace(self._started_with, token_files=files)
+
+    async def drain(self, seconds: float) -> None:
+        """Answers what has been asked and takes nothing more."""
+        webhook, self._webhook = self._webhook, None
+        if webhook is not None:
+            await webhook.drain(seconds)
+        await self._control.close(seconds)
+
+    async def close(self) -> None:
+        """Lets go of everything; may be called twice."""
+        await self.drain(0)
+        await self.stopper.close()
+        await self._ledger.close()
+        self._storage.release()
+
+    async def _silenced(self, nomination: Nomination) -> bool:
+        url = self._config.alertmanager_url if self._config is not None else None
+        return url is not None and await Silences(url).silenced(nomination)
+
+
+def _told(config: StopConfig) -> str:
+    match config.mode:
+        case "dry-run":
+            return "as a dry run: nothing is stopped"
+        case "armed":
+            return "armed: what a rule allows is stopped"
