@@ -8,13 +8,15 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client import exposition as library_text
 from prometheus_client.openmetrics import exposition as library_openmetrics
 
-from ssis_exporter.families import Family
+from ssis_exporter.families import Family, escape, label_text
+from ssis_exporter.labels import clean
 
 _zlib: Any
 try:
@@ -42,6 +44,9 @@ OPENMETRICS_0_0_1 = Format("application/openmetrics-text; version=0.0.1; charset
 
 # A weight as RFC 9110 12.4.2 writes it, with any number of digits. float() would take "nan", "1_0" and "inf".
 _WEIGHT = re.compile(r"0(?:\.\d*)?|1(?:\.0*)?", re.ASCII)
+
+# Names that every scheme leaves alone. The library refuses labels that begin with two underscores.
+_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 
 # Names of ours are legal everywhere, so these schemes leave them as they are. "dots" would double each underscore.
 _ESCAPINGS = ("allow-utf-8", "underscores", "values")
@@ -103,7 +108,7 @@ def _serve(media_type: str, parameters: dict[str, str]) -> Format | None:
 
 def render(families: Iterable[Metric], registry: CollectorRegistry | None, format: Format) -> Iterator[bytes]:  # noqa: A002
     """
-    The page in chunks: our families by the fast writer, all others (and the registry's) by the library's.
+    The page in chunks: our families, and plain gauges and counters, by the fast writer, all others by the library's.
 
     A family that comes a second time, and a foreign one that the library cannot write, are left out and logged: one
     of them would make the whole page unreadable.
@@ -116,13 +121,14 @@ def render(families: Iterable[Metric], registry: CollectorRegistry | None, forma
             continue
         written.add(family.name)
         if not isinstance(family, Family):
-            lines.append(_foreign(family, format))
+            plain = _plain(family, format)
+            lines += plain if plain is not None else [_by_library(family, format)]
             continue
-        definition = family.definition
-        lines.append(definition.openmetrics_head if format.is_openmetrics else definition.text_head)
+        name = family.definition.name
+        lines.append(_head(family, name, format))
         for first in range(0, len(family.values), CHUNK_LINES):
             last = first + CHUNK_LINES
-            lines += _series(definition.name, family.texts[first:last], family.values[first:last])
+            lines += _series(name, family.texts[first:last], family.values[first:last])
             if len(lines) >= CHUNK_LINES:
                 yield "".join(lines).encode()
                 lines.clear()
@@ -155,6 +161,24 @@ def _all(families: Iterable[Metric], registry: CollectorRegistry | None) -> Iter
         log.exception("a collector of the exporter's own metrics failed; those after it are left out")
 
 
+def _head(family: Metric, name: str, format: Format) -> str:  # noqa: A002
+    if format.is_openmetrics:
+        return _openmetrics_head(family.name, family.documentation, family.type, family.unit)
+    return _text_head(name, family.documentation, family.type)
+
+
+@lru_cache(maxsize=512)
+def _text_head(name: str, documentation: str, kind: str) -> str:
+    documentation = documentation.replace("\\", r"\\").replace("\n", r"\n")
+    return f"# HELP {name} {documentation}\n# TYPE {name} {kind}\n"
+
+
+@lru_cache(maxsize=512)
+def _openmetrics_head(name: str, documentation: str, kind: str, unit: str) -> str:
+    unit_line = f"# UNIT {name} {unit}\n" if unit else ""
+    return f"# HELP {name} {escape(documentation)}\n# TYPE {name} {kind}\n{unit_line}"
+
+
 def _series(name: str, texts: Sequence[str], values: Sequence[float]) -> list[str]:
     # One sum in C tells whether any of them needs a spelling of its own (a sum beyond the largest float does no harm).
     spelled: Iterable[float | str] = values if math.isfinite(sum(values)) else map(_spell, values)
@@ -171,6 +195,32 @@ def _spell(value: float) -> str:
     return "+Inf" if value > 0 else "-Inf"
 
 
+def _plain(family: Metric, format: Format) -> list[str] | None:  # noqa: A002
+    """A foreign gauge or counter; None for what only the library knows how to write."""
+    name = f"{family.name}_total" if family.type == "counter" else family.name
+    if family.type not in ("gauge", "counter") or not _NAME.fullmatch(name):
+        return None
+    texts: list[str] = []
+    values: list[float] = []
+    for sample in family.samples:
+        # What a sample has beyond name, labels and value: timestamp, exemplar, native histogram.
+        if sample.name != name or any(sample[3:]):
+            return None
+        text = _plain_labels(tuple(sample.labels), tuple(sample.labels.values()))
+        if text is None:
+            return None
+        texts.append(text)
+        values.append(float(sample.value))
+    return [_head(family, name, format), *(_series(name, texts, values) if texts else ())]
+
+
+@lru_cache(maxsize=1024)
+def _plain_labels(names: tuple[str, ...], values: tuple[str, ...]) -> str | None:
+    # A value that cleaning would change may be equal to another one afterwards, so it is left to the library.
+    is_plain = all(map(_NAME.fullmatch, names)) and all(isinstance(it, str) and it == clean(it) for it in values)
+    return label_text(names, values) if is_plain else None
+
+
 class _One:
     """What the library's writers take for a registry: one family."""
 
@@ -181,7 +231,7 @@ class _One:
         return (self._family,)
 
 
-def _foreign(family: Metric, format: Format) -> str:  # noqa: A002
+def _by_library(family: Metric, format: Format) -> str:  # noqa: A002
     writer = library_openmetrics.generate_latest if format.is_openmetrics else library_text.generate_latest
     try:
         page: bytes = writer(_One(family))

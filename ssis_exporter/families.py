@@ -52,19 +52,6 @@ class Definition:
         last = self.family_name.rpartition("_")[2]
         return last if last in UNITS else ""
 
-    @cached_property
-    def text_head(self) -> str:
-        """HELP and TYPE as text 0.0.4 writes them."""
-        documentation = self.documentation.replace("\\", r"\\").replace("\n", r"\n")
-        return f"# HELP {self.name} {documentation}\n# TYPE {self.name} {self.type}\n"
-
-    @cached_property
-    def openmetrics_head(self) -> str:
-        """HELP, TYPE and UNIT as OpenMetrics writes them."""
-        name = self.family_name
-        unit = f"# UNIT {name} {self.unit}\n" if self.unit else ""
-        return f"# HELP {name} {escape(self.documentation)}\n# TYPE {name} {self.type}\n{unit}"
-
 
 class Family(Metric):
     """

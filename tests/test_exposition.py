@@ -22,7 +22,7 @@ from prometheus_client import (
     Summary,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, UnknownMetricFamily
 from prometheus_client.openmetrics import exposition as library_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
@@ -273,6 +273,46 @@ def test_text_names_a_counter_with_its_suffix() -> None:
 ssis_cpu_seconds_total{source="sql01"} 2
 """
     assert expected == ours([counter], TEXT)
+
+
+@st.composite
+def foreign_families(draw: st.DrawFn) -> list[Metric]:
+    """Up to three families of the library's, of any kind that a collector may bring, with labels it can write."""
+    texts = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(["\\", '"', "\n", "\r", "x" * 300])
+    kinds = [GaugeMetricFamily, CounterMetricFamily, UnknownMetricFamily]
+    names = ["a_label", "b", "c:d", "é"]
+    made: list[Metric] = []
+    for number in range(draw(st.integers(0, 3))):
+        kind = draw(st.sampled_from(kinds))
+        labels = draw(st.lists(st.sampled_from(names), unique=True, max_size=3))
+        name = f"{draw(st.sampled_from(['own', 'ö']))}_{number}"
+        unit = draw(st.sampled_from(["", "seconds"]))
+        family = kind(name, draw(HELPS), labels=labels, unit=unit)
+        rows: set[tuple[str, ...]] = set()
+        for _ in range(draw(st.integers(0, 3))):
+            row = tuple(draw(texts) for _ in labels)
+            if row not in rows:
+                rows.add(row)
+                moment = draw(st.none() | st.integers(1, 2**40))
+                family.add_metric(list(row), draw(COUNTS if kind is CounterMetricFamily else VALUES), timestamp=moment)
+        made.append(family)
+    return made
+
+
+@FORMATS
+@settings(max_examples=150, deadline=None)
+@given(families=foreign_families())
+def test_foreign_families_read_as_the_library_writes_them(format_: Format, families: Sequence[Metric]) -> None:
+    """
+    Whoever writes them, after parsing there is no difference.
+    """
+    try:
+        expected = read(librarys(families, format_), format_)
+    except ValueError:
+        # What the library's own parser does not take back is no page to compare with.
+        return
+
+    assert expected == read(ours(families, format_), format_)
 
 
 def instruments() -> CollectorRegistry:
