@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from prometheus_client import CollectorRegistry
 
 from ssis_exporter import __version__
 from ssis_exporter.addresses import Address
@@ -108,7 +107,7 @@ async def _serve(load: Callable[[], Config], flags: Flags, on_started: Callable[
         listener = Listener(make_application(exporter, settings), flags.listen_addresses, tls=tls)
 
         if config.stop is not None:
-            await _start_stopping(config.stop, exporter, registry, certificates, flags, started)
+            await _start_stopping(config.stop, exporter, certificates, flags, started)
         else:
             exporter.on_reload.append(_tell_that_stop_needs_a_start)
 
@@ -129,7 +128,6 @@ async def _serve(load: Callable[[], Config], flags: Flags, on_started: Callable[
 async def _start_stopping(
     config: StopConfig,
     exporter: Exporter,
-    registry: CollectorRegistry,
     certificates: CertificateExpiry,
     flags: Flags,
     started: AsyncExitStack,
@@ -137,7 +135,7 @@ async def _start_stopping(
     from ssis_exporter.cli.stopping import Stopping  # noqa: PLC0415 - nothing of it is loaded where it is not configured
 
     folder = storage_folder(flags.storage_path)
-    stopping = Stopping(config, folder=folder, worker=exporter.worker, registry=registry)
+    stopping = Stopping(config, folder=folder, worker=exporter.worker, registry=exporter.registry)
     started.push_async_callback(stopping.close)
     await stopping.start()
     exporter.stopper = stopping.stopper
