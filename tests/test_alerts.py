@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from ssis_exporter.collector import DEFINITIONS, SCRAPE_ERRORS
+from tests.exported import exported_metrics
 from tests.real import need_program
 
 ROOT = Path(__file__).parent.parent
@@ -19,13 +19,12 @@ TEST_FILES = sorted((ROOT / "alerts" / "tests").glob("*.test.yml"))
 
 # What Prometheus itself puts on every series, or scrapes for every target.
 TARGET_LABELS = {"job", "instance"}
-PROMETHEUS_METRICS = {"up": set(), "ALERTS": {"alertname", "alertstate"}}
+PROMETHEUS_METRICS = {"up": frozenset[str](), "ALERTS": frozenset({"alertname", "alertstate"})}
 
 
-def exported_metrics() -> dict[str, set[str]]:
-    """Every metric the exporter has, with its labels."""
-    exported = {definition.name: set(definition.labels) for definition in DEFINITIONS}
-    return {**PROMETHEUS_METRICS, **exported, SCRAPE_ERRORS: {"source", "reason"}}
+def known_metrics() -> dict[str, frozenset[str]]:
+    """Every metric that a rule may use, with its labels."""
+    return {**exported_metrics(), **PROMETHEUS_METRICS}
 
 
 def alerts() -> list[Any]:
@@ -99,6 +98,19 @@ def test_alert_is_of_the_mould(rule: dict[str, Any]) -> None:
     assert text.startswith(f"# {rule['alert']}\n")
 
 
+def test_the_code_was_read() -> None:
+    """
+    The metrics that rules are held against were found with their labels, wherever they stand.
+    """
+    known = known_metrics()
+
+    assert {"source"} == known["ssis_up"]
+    assert {"source", "reason"} == known["ssis_scrape_errors_total"]
+    assert {"source", "scope"} == known["ssis_visibility"]
+    assert "instance_id" in known["ssis_package_execution_duration_seconds"]
+    assert {"listener"} == known["ssis_exporter_certificate_expiry_timestamp_seconds"]
+
+
 def test_runbooks_belong_to_alerts() -> None:
     """
     No runbook is left of an alert that is gone.
@@ -113,7 +125,7 @@ def test_alert_uses_only_what_is_exported(rule: dict[str, Any]) -> None:
     """
     Every metric, and every label in a matcher, an aggregation or a template, is one that we export.
     """
-    exported = exported_metrics()
+    exported = known_metrics()
     expression = re.sub(r"#.*", "", rule["expr"])
     used = set(re.findall(r"\b(?:ssis_\w+|up\b|ALERTS\b)", expression))
     assert used
