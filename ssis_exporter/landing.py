@@ -191,7 +191,9 @@ def _source(reading: Reading) -> tuple[str, ...]:
     outcome = reading.outcome
     server = " ".join(text(part) for part in (reading.info.server, reading.info.version) if part)
     if isinstance(outcome, SourceError):
-        state, sight = f'<span class="bad">down</span>: {text(str(outcome))}', ""
+        # The sentence begins with the source's name, which stands in this row already.
+        why = str(outcome).removeprefix(f"{reading.source}: ")
+        state, sight = f'<span class="bad">down</span>: {text(why)}', ""
     else:
         state = '<span class="warn">up, still reading what is older</span>' if outcome.incomplete else "up"
         sight = SIGHT[outcome.visibility.scope]
