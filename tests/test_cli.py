@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from ssis_exporter import __version__
 from ssis_exporter.cli import COMMANDS, exits
+from tests import outside
 from tests.installed import Done, run
 
 DEMO = "sources: [{name: estate, kind: demo, packages: 5}]\n"
@@ -226,16 +226,6 @@ BROKEN = "raise RuntimeError('a driver\\nof somebody else')\n"
 NO_SOURCE = "Kind = dict\n"
 
 
-def outside(folder: Path, code: str) -> dict[str, str]:
-    """The environment in which a distribution of somebody else brings the kind `outside`, with this module."""
-    (folder / "outside_kind.py").write_text(code)
-    metadata = folder / "outside_kind-1.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-kind\nVersion: 1\n")
-    (metadata / "entry_points.txt").write_text("[ssis_exporter.sources]\noutside = outside_kind:Kind\n")
-    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))}
-
-
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
@@ -249,12 +239,10 @@ def test_a_kind_that_cannot_be_loaded_is_one_sentence(tmp_path: Path, code: str,
     """
     Whatever happens while a kind is loaded, ours or somebody else's.
     """
-    folder = tmp_path / "site"
-    folder.mkdir()
     path = tmp_path / "ssis.yml"
     path.write_text("sources: [{name: a, kind: outside}]\n")
 
-    done = run("serve", "--config.file", path, env=outside(folder, code))
+    done = run("serve", "--config.file", path, env=outside.install(tmp_path / "site", code))
 
     assert_one_sentence(done, exits.USAGE, f"{path}:1: sources[0].kind: {sentence}")
 
@@ -263,10 +251,8 @@ def test_only_kinds_that_are_named_are_loaded(tmp_path: Path, config: Path) -> N
     """
     A broken distribution that nobody configured disturbs nothing.
     """
-    folder = tmp_path / "site"
-    folder.mkdir()
 
-    assert exits.OK == run("check", "--config.file", config, env=outside(folder, BROKEN)).code
+    assert exits.OK == run("check", "--config.file", config, env=outside.install(tmp_path / "site", BROKEN)).code
 
 
 SLOW = """
@@ -289,11 +275,9 @@ def test_an_unforeseen_failure_is_one_sentence_with_a_hint(tmp_path: Path) -> No
     """
     No traceback; the exit code says that this is a bug, and the sentence how to find out more.
     """
-    folder = tmp_path / "site"
-    folder.mkdir()
     path = tmp_path / "ssis.yml"
     path.write_text("sources: [{name: a, kind: outside}]\n")
-    env = outside(folder, SLOW)
+    env = outside.install(tmp_path / "site", SLOW)
 
     assert_one_sentence(
         run("check", "--config.file", path, env=env),
