@@ -214,6 +214,12 @@ class Snapshot:
     ended: tuple[EndedExecution, ...] = ()
     """Runs that the source itself records as ended since the look before; the same run may come again."""
 
+    records_ends: bool = False
+    """Whether the source itself records how runs end (`ended`); otherwise a run that vanished has ended somehow."""
+
+    bookmark: str = ""
+    """Where a later start goes on reading ends (`Source.resume`): all that ended before it has been reported."""
+
     incomplete: bool = False
     """The first fill is not done: what is here is a lower bound."""
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar, Self
 
 import msgspec
 
 from ssis_exporter.errors import SourceError, StopUnsupported
-from ssis_exporter.model import Execution, Finding, FindingLevel, Snapshot, SourceInfo, StopReply
+from ssis_exporter.model import EndedExecution, Execution, Finding, FindingLevel, Snapshot, SourceInfo, StopReply
 
 
 class SourceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,6 +63,14 @@ class Source(ABC):
         Raises `SourceError` whenever it could not look; it never returns an empty or shortened answer instead.
         """
 
+    def resume(self, bookmark: str, open_ids: Collection[str]) -> None:  # noqa: B027 - most sources record nothing
+        """
+        Goes on where an earlier life of the exporter ended; called before the first `snapshot`.
+
+        `bookmark` is that of the last snapshot that was kept, `open_ids` the runs that were open in it: the next
+        snapshots report in `ended` what ended since then. A source that records no ends has nothing to do.
+        """
+
     def check(self) -> Sequence[Finding]:
         """What `ssis-exporter check` says about this source; looks once by default. Never raises `SourceError`."""
         try:
@@ -74,6 +82,23 @@ class Source(ABC):
 
     def close(self) -> None:  # noqa: B027 - most sources have nothing to let go of
         """Lets go of what was opened; may be called twice, and before anything was opened."""
+
+
+class RecordingSource(Source):
+    """A source that keeps records of runs that ended long ago."""
+
+    @abstractmethod
+    def past(self, cursor: str) -> tuple[Sequence[EndedExecution], str | None]:
+        """
+        A small piece of the record, newest first: what ended, and the cursor of the next piece (None: that was all).
+
+        The first cursor is empty. One call takes a fraction of a second. Raises `SourceError`.
+        """
+
+    def first_error(self, instance_id: str) -> str:
+        """The first error message of a run that failed; empty where there is none. Raises `SourceError`."""
+        del instance_id
+        return ""
 
 
 class StoppableSource(Source):
