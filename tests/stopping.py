@@ -1,0 +1,226 @@
+"""An estate for tests of stopping: a clock that tests move, sources without threads, a stopper on a real ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import Executor, Future
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from ssis_exporter.errors import SourceError
+from ssis_exporter.hold import Hold
+from ssis_exporter.ledger import Ledger
+from ssis_exporter.model import ExecutionKey, Nomination, StopMode
+from ssis_exporter.policy import Action, Match, Policy, Rule
+from ssis_exporter.sources.interface import Source
+from ssis_exporter.sources.worker import Look
+from ssis_exporter.stopmetrics import StopMetrics
+from ssis_exporter.stopper import Stopper, StopSettings
+from ssis_exporter.storage import StorageMetrics
+from ssis_exporter.storagefolder import Storage
+from ssis_exporter.testing import FakeSource
+
+BEGIN = datetime(2026, 11, 22, 21, 0, tzinfo=UTC)
+"""When the tests' clock begins."""
+
+EVERYTHING = Rule(match=Match(package_name="*"), action=Action.STOP)
+
+
+class Time:
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._numbers = itertools.count()
+        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    def now(self) -> datetime:
+        """The clock on the wall."""
+        return BEGIN + timedelta(seconds=self.seconds)
+
+    def monotonic(self) -> float:
+        """The same, as seconds since somewhen."""
+        return self.seconds
+
+    async def wait(self, seconds: float) -> None:
+        """Instead of `asyncio.sleep`."""
+        future = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (self.seconds + seconds, next(self._numbers), future))
+        await future
+
+    async def settle(self) -> None:
+        """Lets everything run that can run without the clock moving."""
+        ready: Any = asyncio.get_running_loop()
+        await asyncio.sleep(0)
+        while ready._ready:  # noqa: ASYNC110 - nobody could set an event when nothing is left to run
+            await asyncio.sleep(0)
+
+    async def advance(self, seconds: float) -> None:
+        """Moves the clock; everything that waits wakes in turn."""
+        await self.settle()
+        until = self.seconds + seconds
+        while self._waiting and self._waiting[0][0] <= until:
+            at, _, future = heapq.heappop(self._waiting)
+            self.seconds = max(self.seconds, at)
+            if not future.done():
+                future.set_result(None)
+                await self.settle()
+        self.seconds = until
+
+    async def run_until(self, condition: Callable[[], bool], limit: float = 86_400.0) -> None:
+        """Moves the clock until the condition holds."""
+        await self.settle()
+        until = self.seconds + limit
+        while not condition():
+            assert self.seconds <= until, "it never came to that"
+            await self.advance(0.25)
+
+
+class InlineExecutor(Executor):
+    """Does the work at once, on the thread that asks."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """As the real one, done already."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as exc:
+            future.set_exception(exc)
+        return future
+
+
+class InlineWorker:
+    """A source's worker without a thread. While `hangs`, calls wait in line until `go_on`."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.name = source.name
+        self.hangs = False
+        self._line: list[tuple[Future[Any], Callable[[], Any]]] = []
+
+    def look_afresh(self) -> Future[Look]:
+        """A look, now."""
+
+        def look() -> Look:
+            try:
+                return Look(self.source.snapshot(), timedelta())
+            except SourceError as exc:
+                return Look(exc, timedelta())
+
+        return self._run(look)
+
+    def call(self, function: Callable[[Source], Any]) -> Future[Any]:
+        """A call, now."""
+        return self._run(lambda: function(self.source))
+
+    def go_on(self) -> None:
+        """The source answers again: everything in line runs, in turn."""
+        self.hangs = False
+        line, self._line = self._line, []
+        for future, work in line:
+            self._answer(future, work)
+
+    def _run(self, work: Callable[[], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+        if self.hangs:
+            self._line.append((future, work))
+        else:
+            self._answer(future, work)
+        return future
+
+    def _answer(self, future: Future[Any], work: Callable[[], Any]) -> None:
+        try:
+            future.set_result(work())
+        except BaseException as exc:
+            future.set_exception(exc)
+
+
+class Scene:
+    """A stopper with everything around it, in one process without threads; `restart` is a start on the same files."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        rules: Iterable[Rule] = (EVERYTHING,),
+        mode: StopMode = StopMode.ARMED,
+        sources: Iterable[str] = ("local",),
+        silences: Callable[[Nomination], Awaitable[bool]] | None = None,
+        typical: timedelta | None = None,
+        **settings: Any,
+    ) -> None:
+        self.folder = folder
+        self.time = Time()
+        self.silences = silences
+        self.typical = typical
+        self.settings = StopSettings(mode=mode, policy=Policy(tuple(rules)), **settings)
+        self.workers = {name: InlineWorker(FakeSource(name, now=self.time.now)) for name in sources}
+        self._make()
+
+    def _make(self) -> None:
+        self.registry = CollectorRegistry()
+        self.storage = Storage(self.folder)
+        self.ledger = Ledger(self.storage, metrics=StorageMetrics(self.registry), executor=InlineExecutor())
+        self.stopper = Stopper(
+            self.settings,
+            ledger=self.ledger,
+            hold=Hold(self.folder),
+            worker=self.workers.get,
+            metrics=StopMetrics(self.registry),
+            source_names=lambda: self.workers,
+            typical=lambda _facts: self.typical,
+            silences=self.silences,
+            now=self.time.now,
+            monotonic=self.time.monotonic,
+            wait=self.time.wait,
+            local=UTC,
+            executor=InlineExecutor(),
+        )
+
+    async def __aenter__(self) -> Scene:
+        await self.stopper.start()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.stopper.close()
+        self.storage.release()
+
+    async def restart(self) -> None:
+        """The process ends in good order and another one begins."""
+        await self.stopper.close()
+        self.storage.release()
+        self._make()
+        await self.stopper.start()
+
+    @property
+    def source(self) -> FakeSource:
+        """The first source."""
+        source = next(iter(self.workers.values())).source
+        assert isinstance(source, FakeSource)
+        return source
+
+    def nominate(self, instance_id: str, source: str = "local", **believed: Any) -> Nomination:
+        """A nomination as of an alert that began now."""
+        believed.setdefault("asked_since", self.time.now())
+        return Nomination(key=ExecutionKey(source, instance_id), origin="alertmanager test", **believed)
+
+    async def outcome(self, instance_id: str, source: str = "local") -> str:
+        """What became of a nomination, once it has an outcome."""
+        key = ExecutionKey(source, instance_id)
+        await self.time.run_until(lambda: key not in {one.key for one in self.stopper.pending()})
+        return next(str(one.outcome) for one in self.stopper.last_outcomes() if one.key == key)
+
+    def reason(self) -> str | None:
+        """Why the last one was refused."""
+        reason = self.stopper.last_outcomes(1)[0].reason
+        return None if reason is None else str(reason)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """A metric, read as Prometheus does."""
+        return self.registry.get_sample_value(name, labels)
