@@ -10,12 +10,12 @@ from pathlib import Path
 import click
 
 from ssis_exporter.cli import exits, options
-from ssis_exporter.config import Config
+from ssis_exporter.cli.validate import check_stop, check_web, make_sources
 from ssis_exporter.errors import SsisExporterError
 from ssis_exporter.labels import clean
 from ssis_exporter.model import Finding, FindingLevel
+from ssis_exporter.sources.interface import Source
 from ssis_exporter.sources.worker import SourceWorker
-from ssis_exporter.webconfig import WebConfig
 
 
 @click.command("check")
@@ -41,22 +41,26 @@ def command(
     """Check the configuration and every source; exit code 1 where something must be done."""
     options.start_logging(log_level, log_format, log_file)
     config = options.load(config_file)
-    workers = [SourceWorker(source.build()) for source in config.sources]
-    _tell("configuration", [Finding(level=FindingLevel.OK, text=str(config_file or "built in, no file was named"))])
+    sources = make_sources(config)
+    check_web(web_config_file)
+    stop = check_stop(config.stop, sources) if config.stop is not None else []
+    _tell("configuration", [Finding(level=FindingLevel.OK, text=str(config_file or "built in; no file was named"))])
     if web_config_file is not None:
-        WebConfig(web_config_file).close()
         _tell("web configuration", [Finding(level=FindingLevel.OK, text=str(web_config_file))])
-    found = [finding for part, findings in _sources(config, workers, timeout) for finding in _tell(part, findings)]
+    if stop:
+        _tell("stopping", stop)
+    found = [finding for part, findings in _look(sources, timeout) for finding in _tell(part, findings)]
     return exits.FOUND if any(finding.level is FindingLevel.PROBLEM for finding in found) else exits.OK
 
 
-def _sources(config: Config, workers: Sequence[SourceWorker], timeout: float) -> list[tuple[str, Sequence[Finding]]]:
+def _look(sources: Sequence[Source], timeout: float) -> list[tuple[str, Sequence[Finding]]]:
     """What each source finds; all look at the same time."""
+    workers = [SourceWorker(source) for source in sources]
     ends = time.monotonic() + timeout
     asked = [worker.call(lambda source: source.check()) for worker in workers]
     found = [
         (f"source {source.name} ({source.kind})", _answer(future, ends - time.monotonic(), timeout))
-        for source, future in zip(config.sources, asked, strict=True)
+        for source, future in zip(sources, asked, strict=True)
     ]
     for worker in workers:
         worker.close(timeout=0.5)
