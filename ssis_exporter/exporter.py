@@ -5,27 +5,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric
 
 from ssis_exporter.collector import Collector
 from ssis_exporter.config import Config, SourceConfig
 from ssis_exporter.errors import SsisExporterError
-from ssis_exporter.model import Reading
+from ssis_exporter.history import History
+from ssis_exporter.historymetrics import HistoryMetrics
+from ssis_exporter.model import Reading, Snapshot
 from ssis_exporter.reconcile import Reconciler
 from ssis_exporter.scrape import Scraper
 from ssis_exporter.selfmetrics import ConfigReloads
+from ssis_exporter.sources.interface import Source
 from ssis_exporter.sources.worker import SourceWorker
 
 if TYPE_CHECKING:
     from ssis_exporter.stopper import Stopper
 
 log = logging.getLogger(__name__)
+
+SETTLE = timedelta(seconds=0.5)
+"""How long a scrape waits for what it saw to be counted and on disk."""
 
 CLOSE_SECONDS = 2.0
 """How long a source may take to end the call that runs and let go of what it opened; a hung one is left behind."""
@@ -66,11 +73,15 @@ class Exporter:
         self.ready = False
         """Whether it serves: set by who starts and ends it, told by `/-/ready`."""
 
+        self.history: History | None = None
+        """What ended; None where nothing is kept. Set by `keep_history`."""
+
         self.on_reload: list[Callable[[Config], None]] = []
         """Told the new configuration after each reload that worked."""
 
         self._load = load
-        self._kept = _make(config.sources, {})
+        self._kept = _make(config.sources, {}, self._observe)
+        self._ended = HistoryMetrics(packages_per_source=config.limits.packages_per_source)
         self._scraper = self._new_scraper()
         self._reconciler = Reconciler()
         self._reloading = asyncio.Lock()
@@ -93,8 +104,36 @@ class Exporter:
 
         Where `dtexec` is asked, `dts` is asked too: it owns runs that both see, also when only one is to be shown.
         """
+        began = time.monotonic()
         readings = self._reconciler.reconcile(await self._scraper.read(budget, self._with_owners(names)))
+        if self.history is not None:
+            self.history.link(self._reconciler.links())
+            # So that what this scrape saw end is counted on its page. A slow disk does not make a scrape late.
+            left = budget - timedelta(seconds=time.monotonic() - began)
+            await self.history.settle(max(min(left, SETTLE), timedelta()))
         return readings if names is None else [reading for reading in readings if reading.source in names]
+
+    def families(self, readings: Sequence[Reading]) -> Iterator[Metric]:
+        """All families of one scrape: what runs now, and what ended. May run on another thread."""
+        yield from self.collector.families(readings)
+        if self.history is not None:
+            yield from self._ended.families(self.history.records(), [reading.source for reading in readings])
+
+    def keep_history(self, history: History) -> None:
+        """From now on every look is counted; sources go on where the history's earlier life ended."""
+        self.history = history
+        self._ended.already_known(history.records())
+        self._resume([kept.worker for kept in self._kept.values()])
+
+    def _observe(self, seen: Snapshot) -> None:
+        if self.history is not None:
+            self.history.observe(seen)
+
+    def _resume(self, workers: Iterable[SourceWorker]) -> None:
+        for worker in workers:
+            if self.history is not None:
+                bookmark, open_ids = self.history.resume_point(worker.name)
+                worker.call(partial(_resume, bookmark=bookmark, open_ids=open_ids))
 
     def _with_owners(self, names: Collection[str] | None) -> Collection[str] | None:
         if names is None or not any(s.kind == "dtexec" and s.name in names for s in self.config.sources):
@@ -111,7 +150,7 @@ class Exporter:
         async with self._reloading:
             try:
                 config = await asyncio.to_thread(self._load)
-                kept = _make(config.sources, self._kept)
+                kept = _make(config.sources, self._kept, self._observe)
             except SsisExporterError as exc:
                 self._reloads.failed()
                 log.error("the configuration was not reloaded, the old one stays in force: %s", exc)  # noqa: TRY400 - ordinary
@@ -122,8 +161,11 @@ class Exporter:
                 raise
             gone = [old.worker for name, old in self._kept.items() if kept.get(name) != old]
             self.config = config
+            new = [entry.worker for name, entry in kept.items() if self._kept.get(name) != entry]
             self._kept = kept
+            self._resume(new)
             self._scraper = self._new_scraper()
+            self._ended.packages_per_source = config.limits.packages_per_source
             self.collector.configure(
                 executions_per_source=config.limits.executions_per_source,
                 keep_user_names=config.keep_user_names,
@@ -152,12 +194,21 @@ class Exporter:
             task.add_done_callback(self._closing.discard)
 
 
-def _make(wanted: Iterable[SourceConfig], old: dict[str, _Kept]) -> dict[str, _Kept]:
+def _resume(source: Source, *, bookmark: str, open_ids: Collection[str]) -> None:
+    try:
+        source.resume(bookmark, open_ids)
+    except Exception:
+        log.exception("source %s could not go on where it ended; ends since then are missing", source.name)
+
+
+def _make(
+    wanted: Iterable[SourceConfig], old: dict[str, _Kept], observe: Callable[[Snapshot], None]
+) -> dict[str, _Kept]:
     """A worker for each source: the one there is where nothing changed, otherwise a new one that has opened nothing."""
     return {
         source.name: old[source.name]
         if source.name in old and old[source.name].config == source
-        else _Kept(source, SourceWorker(source.build()))
+        else _Kept(source, SourceWorker(source.build(), observe=observe))
         for source in wanted
     }
 

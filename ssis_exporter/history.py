@@ -7,7 +7,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -30,6 +30,7 @@ from ssis_exporter.historyfile import (
     write,
 )
 from ssis_exporter.model import EndedExecution, ExecutionFacts, ExecutionKey, Result, Snapshot
+from ssis_exporter.reconcile import Links
 from ssis_exporter.storage import Database
 
 log = logging.getLogger(__name__)
@@ -140,21 +141,21 @@ class History:
                 return
         self._write_soon(told)
 
-    def link(
-        self,
-        source: str,
-        *,
-        elsewhere: Collection[str] = (),
-        returned: Collection[str] = (),
-        kept_alive: Collection[str] = (),
-        abandoned: Collection[str] = (),
-    ) -> None:
-        """What the other sources of this machine say of a source's runs; see `SourceEnds.link`."""
+    def link(self, links: Links) -> None:
+        """What the sources of this machine say of each other's runs, after each scrape."""
+        gone: list[tuple[str, str]] = []
         with self._lock:
-            ends = self._of(source)
-            gone = ends.link(elsewhere=elsewhere, returned=returned, kept_alive=kept_alive, abandoned=abandoned)
+            for source, ends in self._sources.items():
+                elsewhere, returned, kept_alive, abandoned = (
+                    [key.instance_id for key in keys if key.source == source]
+                    for keys in (links.elsewhere, links.returned, links.kept_alive, links.abandoned)
+                )
+                forgotten = ends.link(
+                    elsewhere=elsewhere, returned=returned, kept_alive=kept_alive, abandoned=abandoned
+                )
+                gone += [(source, instance) for instance in forgotten]
         if gone:
-            self._write_soon(Change(closed=[(source, instance) for instance in gone]))
+            self._write_soon(Change(closed=gone, counted=gone))
 
     # The past, read in piece by piece.
 

@@ -31,6 +31,23 @@ class _Claim:
     owner_gone_since: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Links:
+    """What the sources of this machine say of each other's runs."""
+
+    elsewhere: frozenset[ExecutionKey]
+    """Runs that another source owns: their end is that one's to count."""
+
+    returned: frozenset[ExecutionKey]
+    """Runs that were another's and count for themselves again."""
+
+    kept_alive: frozenset[ExecutionKey]
+    """Runs whose process another source saw alive: they have not ended."""
+
+    abandoned: frozenset[ExecutionKey]
+    """Runs that go on under another source's name: they did not end under theirs."""
+
+
 class Reconciler:
     """
     Takes runs that another source owns out of a scrape's readings.
@@ -42,6 +59,7 @@ class Reconciler:
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._claims: dict[ExecutionKey, _Claim] = {}
+        self._lapsed: list[tuple[ExecutionKey, ExecutionKey]] = []
         self._last: tuple[tuple[object, ...], list[Reading]] = ((), [])
 
     def reconcile(self, readings: Sequence[Reading]) -> list[Reading]:
@@ -58,6 +76,16 @@ class Reconciler:
                 self._reconcile_kinds(owners, others, result)
         self._last = (outcomes, result)
         return result
+
+    def links(self) -> Links:
+        """Who owns what after the last scrape, for those who count ends."""
+        lapsed, self._lapsed = self._lapsed, []
+        return Links(
+            elsewhere=frozenset(self._claims),
+            returned=frozenset(other for other, _ in lapsed),
+            kept_alive=frozenset(claim.owner for claim in self._claims.values()),
+            abandoned=frozenset(owner for _, owner in lapsed),
+        )
 
     def _reconcile_kinds(self, owners: Sequence[Reading], others: Sequence[int], result: list[Reading]) -> None:
         owning = [
@@ -99,6 +127,7 @@ class Reconciler:
                 claim.owner_gone_since = now
             elif now - claim.owner_gone_since > LINGERS:
                 del self._claims[key]
+                self._lapsed.append((key, claim.owner))
 
     def _claim(self, owning: Sequence[Execution], others: Sequence[Execution]) -> set[ExecutionKey]:
         """Claims what can be told; the keys of the others' runs that stay in doubt."""

@@ -10,12 +10,11 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric
 from tornado.iostream import StreamClosedError
 from tornado.web import Application
 
 from ssis_exporter import __version__, api, landing
-from ssis_exporter.collector import Collector
 from ssis_exporter.config import Config
 from ssis_exporter.errors import SsisExporterError
 from ssis_exporter.exposition import Format, accepts_gzip, compress, negotiate, render
@@ -40,12 +39,14 @@ class Served(Readable, Protocol):
 
     config: Config
     registry: CollectorRegistry
-    collector: Collector
     ready: bool
 
     @property
     def source_names(self) -> tuple[str, ...]:
         """The configured sources."""
+
+    def families(self, readings: Sequence[Reading]) -> Iterable[Metric]:
+        """All families of one scrape; called on another thread."""
 
     async def reload(self) -> None:
         """Puts the configuration as it is now in force, or raises and keeps the old one."""
@@ -157,7 +158,7 @@ class MetricsHandler(_Handler):
         await self.get()
 
     def _make(self, readings: Sequence[Reading], form: Format) -> Iterable[bytes]:
-        return render(self.exporter.collector.families(readings), self.exporter.registry, form)
+        return render(self.exporter.families(readings), self.exporter.registry, form)
 
 
 class ExecutionsHandler(_Handler):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
+
+from prometheus_client import Metric
 
 from ssis_exporter.collector import Collector
 from ssis_exporter.config import Config, LabelsConfig
@@ -34,6 +36,10 @@ class FakeExporter:
     async def read(self, budget: timedelta, names: Collection[str] | None = None) -> list[Reading]:
         """As `Exporter.read`."""
         return await self._scraper.read(budget, names)
+
+    def families(self, readings: Sequence[Reading]) -> Iterable[Metric]:
+        """As `Exporter.families`."""
+        return self.collector.families(readings)
 
     async def reload(self) -> None:
         """Counts, or fails as told."""

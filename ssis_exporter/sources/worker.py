@@ -48,8 +48,16 @@ class SourceWorker:
     own deadline comes.
     """
 
-    def __init__(self, source: Source, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        observe: Callable[[Snapshot], None] = lambda _: None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`observe` is told every snapshot, on the worker's thread, also those that nobody waits for any more."""
         self.source = source
+        self._observe = observe
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
@@ -146,6 +154,7 @@ class SourceWorker:
         outcome: Snapshot | SourceError
         try:
             outcome = self.source.snapshot()
+            self._observe(outcome)
         except SourceError as exc:
             outcome = exc
         return Look(outcome, timedelta(seconds=self._monotonic() - began))
