@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import atexit
 import os
+import select
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -42,18 +44,29 @@ def compiled() -> Path:
 class Child:
     """One process of an estate. It ends when its end of the pipe closes, so it never outlives the test."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], *, ready: bool = True) -> None:
         self.process = process
         self.pid = process.pid
-        self._answer()
+        self.program_pid = process.pid
+        """Of the program itself, which may stand below a script."""
+        if ready:
+            self.await_ready()
+
+    def await_ready(self) -> None:
+        """Waits until the program runs and listens; where a script comes first, its line must be told before."""
+        self.program_pid = self._answer()
 
     def say(self, command: str, *fields: object) -> int:
         """Gives one command of `estate.c` and returns its answer once it is done."""
+        self.tell(command, *fields)
+        return self._answer()
+
+    def tell(self, command: str, *fields: object) -> None:
+        """Writes a line for who reads it: a script, or a command that is never answered (`exit`)."""
         assert self.process.stdin is not None
         line = SEPARATOR.join([command, *map(str, fields)])
         self.process.stdin.write(os.fsencode(line) + b"\n")
         self.process.stdin.flush()
-        return self._answer()
 
     def child(self, path: Path, *argv: str) -> int:
         """Starts a program of the estate below this process; its pid, once it has become that program."""
@@ -80,6 +93,35 @@ class Child:
     def wait_until_zombie(self) -> None:
         """Waits until it has ended and leaves it a zombie; `end` takes it away."""
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+
+    @staticmethod
+    def wait_until_asleep(pid: int, seconds: float = 30) -> None:
+        """Waits until a process has done what it was told and only waits."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with open(f"/proc/{pid}/stat", "rb") as line:
+                if line.read().rsplit(b") ", 1)[1][:1] == b"S":
+                    return
+            os.sched_yield()
+        raise AssertionError(f"process {pid} of the estate does not come to rest")
+
+    @staticmethod
+    def wait_until_gone(pid: int, seconds: float = 30) -> None:
+        """Waits until a process that is not a child of this one has ended and is no zombie any more."""
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        try:
+            ready = select.select([handle], [], [], seconds)[0]
+        finally:
+            os.close(handle)
+        if not ready:
+            raise AssertionError(f"process {pid} of the estate does not end")
+        deadline = time.monotonic() + seconds
+        # Its parent takes the zombie away in its own time.
+        while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+            os.sched_yield()
 
     def _answer(self) -> int:
         assert self.process.stdout is not None
@@ -141,6 +183,7 @@ class Estate:
         ignores_term: bool = False,
         user: int | None = None,
         cwd: Path | None = None,
+        ready: bool = True,
     ) -> Child:
         """Runs a file that becomes a program of the estate (a script that execs one, for example)."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ESTATE_")}
@@ -155,7 +198,8 @@ class Estate:
                 env=environment,
                 user=user,
                 cwd=cwd,
-            )
+            ),
+            ready=ready,
         )
         self._children.append(child)
         return child
