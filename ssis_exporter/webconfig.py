@@ -95,10 +95,12 @@ class TlsFile(msgspec.Struct, frozen=True, kw_only=True):
 
     def _check_pair(self) -> None:
         for one, other in (("cert", "key"), ("cert_file", "key_file")):
-            if bool(getattr(self, one)) != bool(getattr(self, other)):
-                raise ValueError(f'"{one}" and "{other}" are needed together')
+            if getattr(self, one) and not getattr(self, other):
+                raise ValueError(f'"{one}" needs "{other}"')
+            if getattr(self, other) and not getattr(self, one):
+                raise ValueError(f'"{other}" needs "{one}"')
         if self.cert and self.cert_file:
-            raise ValueError('"cert" and "cert_file" exclude each other')
+            raise ValueError('"cert" excludes "cert_file"; give one of them')
         if not self.cert and not self.cert_file and self.is_set():
             raise ValueError('"cert_file" and "key_file" are missing')
 
@@ -114,7 +116,7 @@ class TlsFile(msgspec.Struct, frozen=True, kw_only=True):
             )
         has_ca = bool(self.client_ca or self.client_ca_file)
         if self.client_ca and self.client_ca_file:
-            raise ValueError('"client_ca" and "client_ca_file" exclude each other')
+            raise ValueError('"client_ca" excludes "client_ca_file"; give one of them')
         if has_ca and self.client_auth_type == "NoClientCert":
             raise ValueError('a client CA needs "client_auth_type": RequireAndVerifyClientCert')
         if not has_ca and self.client_auth_type != "NoClientCert":
@@ -169,8 +171,8 @@ class HeadersFile(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name:
 
     def __post_init__(self) -> None:
         for name, value in self.items():
-            if not value.isprintable():
-                raise ValueError(f'"{name}" must be one line of printable text')
+            if not (value.isascii() and value.isprintable()):
+                raise ValueError(f'"{name}" must be one line of plain ASCII text')
 
     def items(self) -> list[tuple[str, str]]:
         """Those that are given, by their names on the wire."""
