@@ -49,6 +49,12 @@ START = Definition(
     "When this run began, as the source tells it.",
     IDENTITY_LABELS,
 )
+START_UNCERTAIN = Definition(
+    "ssis_package_execution_start_uncertain",
+    "Always 1: two instants fit what the source says of this run's start (the hour that comes twice in autumn); the "
+    "later one is shown, so the run may be an hour older.",
+    RUN_LABELS,
+)
 STATUS = Definition(
     "ssis_package_execution_status",
     "Always 1; the label status is what the source says of this run: running or stopping.",
@@ -196,6 +202,7 @@ DEFINITIONS: tuple[Definition, ...] = (
     AMBIGUOUS,
     DURATION,
     START,
+    START_UNCERTAIN,
     STATUS,
     INFO,
     CPU,
@@ -424,6 +431,8 @@ def _add_runs(page: _Page, shown: Sequence[tuple[RunLabels, Execution]]) -> None
     identities = [labels.identity for labels, _ in shown]
     page[DURATION].extend(identities, [run.duration.total_seconds() for _, run in shown])
     page.add_column(START, identities, [labels.started for labels, _ in shown])
+    doubtful = [labels.run for labels, run in shown if run.facts.start_uncertain]
+    page[START_UNCERTAIN].extend(doubtful, [1] * len(doubtful))
     page[STATUS].extend([f'{labels.run},status="{run.status}"' for labels, run in shown], [1] * len(shown))
     page[INFO].extend([labels.info for labels, _ in shown], [1] * len(shown))
 

@@ -604,3 +604,14 @@ def test_every_metric_comes_from_some_reading(scraped: Scraped) -> None:
     scraped.read(*rich_readings())
 
     assert {definition.name for definition in DEFINITIONS} == {name for name, _ in scraped.all_series()}
+
+
+def test_a_start_that_two_instants_fit_is_marked(scraped: Scraped) -> None:
+    """
+    A run whose start fell into the hour that comes twice, unwatched, is marked; no other run is.
+    """
+    sure, unsure = run("1"), run("2")
+    unsure = dataclasses.replace(unsure, facts=dataclasses.replace(unsure.facts, start_uncertain=True))
+    scraped.read(reading("sql01", sure, unsure))
+
+    assert ["2"] == scraped.ids("ssis_package_execution_start_uncertain")
