@@ -128,7 +128,9 @@ def rich_readings() -> list[Reading]:
             ),
             run("40720", "Load Orders", folder="Finance", project="DW", user_name="CORP\\svc_etl", minutes=0),
             run("40721", "Export", status=ExecutionStatus.STOPPING, stopping_minutes=12, minutes=45),
-            run("40722", "Archive", status=ExecutionStatus.STOPPING, stopping_minutes=1, minutes=3),
+            run(
+                "40722", "Archive", status=ExecutionStatus.STOPPING, stopping_minutes=1, minutes=3, start_uncertain=True
+            ),
             run("40730", "Waits", status=ExecutionStatus.PENDING, created_minutes=2.5),
             run("40731", "Waits longer", status=ExecutionStatus.PENDING, created_minutes=20),
             run("40732", "Never started", status=ExecutionStatus.CREATED, created_minutes=9000),
