@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import pytest
 
 from ssis_exporter.cli import exits
 from tests import outside
-from tests.installed import SECONDS, Answer, Serving, run
+from tests.installed import COMMAND, SECONDS, Answer, Serving, run
 
 posix = os.name == "posix"
 
@@ -316,6 +317,37 @@ def test_the_list_never_says_that_nothing_runs_when_it_could_not_look(estate: Es
         assert exits.FOUND == done.code
         assert "" == done.out
         assert "source sql01 could not be read: sql01: nobody is at home\n" == done.err
+
+
+def test_a_list_that_nobody_reads_to_its_end_ends_quietly(estate: Estate) -> None:
+    """
+    `list | head` is no failure.
+    """
+    command = [str(COMMAND), "list", "--config.file", str(estate.path)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **estate.env}
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        complaint = process.stderr.read()
+        code = process.wait(SECONDS)
+
+    assert (exits.OK, b"") == (code, complaint)
+
+
+def test_a_name_that_the_terminal_lacks_is_shown_with_escapes(estate: Estate) -> None:
+    """
+    The encoding of a terminal ends no command.
+    """
+    lines = [line.replace("}", ', user_name: "CORP\\\\Jürgen 統"}') for line in estate.path.read_text().splitlines()]
+    estate.path.write_text("\n".join(lines), encoding="utf-8")
+    done = run(
+        "list", "--config.file", estate.path, env={**estate.env, "PYTHONIOENCODING": "iso8859-5", "PYTHONUTF8": "0"}
+    )
+
+    assert (exits.OK, "") == (done.code, done.err)
+    assert "CORP\\J\\xfcrgen \\u7d71" in done.out
 
 
 def test_a_list_that_waits_too_long_says_so(estate: Estate) -> None:

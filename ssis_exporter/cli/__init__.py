@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
+import os
 import platform
 import sys
 from typing import Any
@@ -69,15 +71,20 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command and exits; whatever goes wrong is one sentence on stderr and an exit code of `exits`."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks is shown with escapes instead of ending the command.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(arguments))
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
     try:
-        result: Any = cli.main(
-            args=arguments, prog_name="ssis-exporter", standalone_mode=False, windows_expand_args=False
-        )
+        # Not `cli.main`: it answers a closed pipe with 1, and on Windows expands what looks like a pattern.
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        with cli.make_context("ssis-exporter", given) as context:
+            result: Any = cli.invoke(context)
     except click.exceptions.Exit as exc:
         return exc.exit_code
     except click.Abort:
@@ -88,6 +95,8 @@ def run(arguments: list[str] | None = None) -> int:
     except SsisExporterError as exc:
         return complain(str(exc), exit_code_of(exc))
     except BrokenPipeError:
+        # `list | head`: whoever reads has seen enough. Python would try once more at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exits.OK
     except KeyboardInterrupt:
         return exits.INTERRUPTED
