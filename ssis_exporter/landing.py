@@ -237,13 +237,13 @@ header p{margin:.25rem 0 1rem;color:var(--faint)}
 table{border-collapse:collapse;width:100%}
 caption{text-align:left;color:var(--faint);padding-bottom:.25rem}
 th,td{text-align:left;vertical-align:top;padding:.3rem .6rem .3rem 0;border-bottom:1px solid var(--line)}
-td{overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
+td{min-width:5.5rem;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
 .bad{color:var(--bad);font-weight:600}.warn{color:var(--warn);font-weight:600}.faint{color:var(--faint)}
 @media(max-width:45rem){
 thead{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}
 table,tbody,tr,td,caption{display:block;width:100%}
 tr{background:var(--card);border:1px solid var(--line);border-radius:.4rem;margin:.5rem 0;padding:.4rem .6rem}
-td{border:0;padding:.1rem 0;display:flex;gap:.6rem}td:empty{display:none}
+td{border:0;min-width:0;padding:.1rem 0;display:flex;gap:.6rem}td:empty{display:none}
 td::before{content:attr(data-label);flex:0 0 8rem;color:var(--faint)}
 }
 """.strip()
