@@ -17,9 +17,11 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ssis_exporter import api
 from ssis_exporter.errors import ConfigError, SourceUnreachable
 from ssis_exporter.model import ExecutionStatus
 from ssis_exporter.testing import FakeSource
@@ -443,6 +445,20 @@ def test_executions_as_json() -> None:
         "figures": None,
         "data_flow": None,
     } == run
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [api.SourceState, api.OpenExecution, api.ProcessFigures, api.DataFlowCounters],
+    ids=lambda shape: shape.__name__,
+)
+def test_every_field_of_the_json_is_in_the_readme(shape: type[msgspec.Struct]) -> None:
+    """
+    The README lists the fields of each part, in their order.
+    """
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+    assert f"| {' '.join(f'`{name}`' for name in shape.__struct_fields__)} |" in readme
 
 
 def test_user_names_can_be_left_out() -> None:
