@@ -197,6 +197,8 @@ class Estate:
                 stdout=subprocess.PIPE,
                 env=environment,
                 user=user,
+                group=user,
+                extra_groups=[] if user is not None else None,
                 cwd=cwd,
             ),
             ready=ready,

@@ -31,3 +31,9 @@ def need_module(name: str) -> None:
     """For tests of an optional dependency."""
     if importlib.util.find_spec(name) is None:
         cannot_run(f"the Python module {name} is missing")
+
+
+def need_root(what: str) -> None:
+    """For tests of rights, which only root can give away; a skip everywhere else, since no program is missing."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip(f"only root may do this: {what}")
