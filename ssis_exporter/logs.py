@@ -37,6 +37,8 @@ def configure(*, level: str, format: str, file: Path | None = None, stream: Text
         old.close()
     root.addHandler(handler)
     root.setLevel(logging.WARNING if level == "warn" else level.upper())
+    # What peers send that is no HTTP or no TLS: they could fill the log with it.
+    logging.getLogger("tornado.general").setLevel(logging.NOTSET if level == "debug" else logging.ERROR)
 
 
 def _handler(file: Path | None, stream: TextIO | None) -> logging.Handler:

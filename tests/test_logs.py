@@ -176,3 +176,15 @@ def test_a_stream_that_is_gone_disturbs_nobody(capfd: pytest.CaptureFixture[str]
     log.info("x")
 
     assert ("", "") == tuple(capfd.readouterr())
+
+
+@pytest.mark.parametrize(("level", "told"), [("info", False), ("warn", False), ("debug", True)])
+def test_peers_cannot_fill_the_log(level: str, *, told: bool) -> None:
+    """
+    What peers send that is no TLS or no HTTP is told at debug level only.
+    """
+    general = logging.getLogger("tornado.general")
+    line = written(lambda: general.warning("SSL Error on %d", 5), level=level)
+    general.setLevel(logging.NOTSET)
+
+    assert told == ("SSL Error on 5" in line)
