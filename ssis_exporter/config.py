@@ -78,7 +78,7 @@ class Config:
         return self.labels.user_name == "keep"
 
 
-class _File(msgspec.Struct, frozen=True, kw_only=True):
+class FileShape(msgspec.Struct, frozen=True, kw_only=True):
     """The top level; `sources` is read by hand, since each kind has keys of its own."""
 
     labels: LabelsConfig = LabelsConfig()
@@ -94,7 +94,7 @@ def load_config(path: Path) -> Config:
     """
     root = read_yaml(path, what=WHAT)
     base = path.absolute().parent
-    rest = read_shape(root, _File, base=base, ignore=("sources",))
+    rest = read_shape(root, FileShape, base=base, ignore=("sources",))
     assert isinstance(root.value, Mapping)
     entries = root.value.get("sources")
     sources = default_config().sources if entries is None else _sources(entries, base)
@@ -150,7 +150,8 @@ def _ssis_service_runs() -> bool:
         return False
 
 
-_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?", re.ASCII)
+NAME_PATTERN = "[A-Za-z0-9_]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?"
+"""What a source may be called: safe as a label, in a URL and on a command line."""
 
 
 def _sources(node: Node, base: Path) -> tuple[SourceConfig, ...]:
@@ -182,7 +183,7 @@ def _source(entry: Node, base: Path) -> SourceConfig:
         raise entry.error("must be a mapping with name and kind: {name: local, kind: dtexec}")
     own = {key: child for key, child in entry.value.items() if key in ("name", "kind")}
     head = read_shape(Node(own, entry.file, entry.line, entry.path), _NameAndKind, base=base)
-    if _NAME.fullmatch(head.name) is None:
+    if re.fullmatch(NAME_PATTERN, head.name) is None:
         raise own["name"].error(
             "a name has at most 64 letters, digits, '.', '_' and '-', with none of '.-' at its ends"
         )

@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "secretfile": {"errors", "yamlfile"},
     "stopconfig": {"addresses", "policy"},
     "config": {"errors", "model", "policy", "shapes", "sources", "stopconfig", "yamlfile"},
+    "configschema": {"config", "durations", "sources"},
     "exporter": {
         "errors",
         "model",
