@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,14 +20,19 @@ from ssis_exporter.addresses import Address
 from ssis_exporter.cli import exits, options
 from ssis_exporter.cli.folder import storage_folder
 from ssis_exporter.cli.signals import Signals
+from ssis_exporter.cli.validate import check_stop, check_web, make_sources
 from ssis_exporter.config import Config
 from ssis_exporter.errors import SsisExporterError
 from ssis_exporter.exporter import Exporter
 from ssis_exporter.listening import Listener
 from ssis_exporter.selfmetrics import CertificateExpiry, make_registry
 from ssis_exporter.stopconfig import StopConfig
+from ssis_exporter.stopmetrics import StopMetrics
 from ssis_exporter.web import WebSettings, make_application
 from ssis_exporter.webconfig import WebConfig
+
+if TYPE_CHECKING:
+    from ssis_exporter.cli.stopping import Stopping
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +69,11 @@ def command(*, config_file: Path | None, config_check: bool, **given: Any) -> in
     flags = Flags(**given)
     options.start_logging(flags.log_level, flags.log_format, flags.log_file)
     if config_check:
-        for source in options.load(config_file).sources:
-            source.build().close()
-        if flags.web_config_file is not None:
-            WebConfig(flags.web_config_file).close()
+        config = options.load(config_file)
+        sources = make_sources(config)
+        check_web(flags.web_config_file)
+        if config.stop is not None:
+            check_stop(config.stop, sources)
         click.echo("the configuration is right")
         return exits.OK
     return run(lambda: options.load(config_file), flags)
@@ -106,12 +112,23 @@ async def _serve(load: Callable[[], Config], flags: Flags, on_started: Callable[
         tls = web_config if web_config is not None and web_config.uses_tls else None
         listener = Listener(make_application(exporter, settings), flags.listen_addresses, tls=tls)
 
+        stop_metrics = StopMetrics(registry)
+        stop_metrics.know(exporter.source_names)
+        exporter.on_reload.append(lambda _: stop_metrics.know(exporter.source_names))
+        # From here on a signal ends what was started, in order.
+        signals = Signals(on_hangup=Reloads(exporter).begin)
         if config.stop is not None:
-            await _start_stopping(config.stop, exporter, certificates, flags, started)
+            stopping = _make_stopping(config.stop, exporter, stop_metrics, storage_folder(flags.storage_path))
+            started.push_async_callback(stopping.close)
+            await stopping.start()
+            await stopping.listen()
+            started.push_async_callback(stopping.drain, DRAIN_SECONDS)
+            exporter.stopper = stopping.stopper
+            exporter.on_reload.append(lambda new: stopping.reconfigure(new.stop))
+            certificates.watch("webhook", lambda: stopping.certificate_expires_at)
         else:
             exporter.on_reload.append(_tell_that_stop_needs_a_start)
 
-        signals = Signals(on_hangup=Reloads(exporter).begin)
         await listener.start()
         started.push_async_callback(listener.drain, DRAIN_SECONDS)
         exporter.ready = True
@@ -125,24 +142,10 @@ async def _serve(load: Callable[[], Config], flags: Flags, on_started: Callable[
     return exits.OK
 
 
-async def _start_stopping(
-    config: StopConfig,
-    exporter: Exporter,
-    certificates: CertificateExpiry,
-    flags: Flags,
-    started: AsyncExitStack,
-) -> None:
+def _make_stopping(config: StopConfig, exporter: Exporter, metrics: StopMetrics, folder: Path) -> Stopping:
     from ssis_exporter.cli.stopping import Stopping  # noqa: PLC0415 - nothing of it is loaded where it is not configured
 
-    folder = storage_folder(flags.storage_path)
-    stopping = Stopping(config, folder=folder, worker=exporter.worker, registry=exporter.registry)
-    started.push_async_callback(stopping.close)
-    await stopping.start()
-    exporter.stopper = stopping.stopper
-    exporter.on_reload.append(lambda new: stopping.reconfigure(new.stop))
-    await stopping.listen()
-    started.push_async_callback(stopping.drain, DRAIN_SECONDS)
-    certificates.watch("webhook", lambda: stopping.certificate_expires_at)
+    return Stopping(config, folder=folder, worker=exporter.worker, registry=exporter.registry, metrics=metrics)
 
 
 def _tell_that_stop_needs_a_start(config: Config) -> None:

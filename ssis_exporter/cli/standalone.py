@@ -14,6 +14,7 @@ from ssis_exporter.config import Config
 from ssis_exporter.errors import ConfigError
 from ssis_exporter.exporter import Exporter
 from ssis_exporter.ledger import NAME
+from ssis_exporter.stopmetrics import StopMetrics
 
 
 @asynccontextmanager
@@ -30,7 +31,8 @@ async def stopping(config: Config, folder: Path, *, writes: bool) -> AsyncIterat
     exporter = Exporter(config, registry=registry, load=lambda: config)
     with tempfile.TemporaryDirectory(prefix="ssis_exporter-") as nowhere:
         used = folder if writes or (folder / NAME).exists() else Path(nowhere)
-        made = Stopping(config.stop, folder=used, worker=exporter.worker, registry=registry)
+        metrics = StopMetrics(registry)
+        made = Stopping(config.stop, folder=used, worker=exporter.worker, registry=registry, metrics=metrics)
         try:
             await made.start()
             yield made

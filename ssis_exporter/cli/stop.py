@@ -6,7 +6,6 @@ import asyncio
 import getpass
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -25,7 +24,6 @@ from ssis_exporter.model import Decision, ExecutionKey, Nomination, StopOutcome
 from ssis_exporter.stopview import Explanation
 
 POLL_SECONDS = 0.2
-CLOCK_SLACK = timedelta(seconds=2)
 
 
 @click.command("stop")
@@ -104,9 +102,9 @@ def _through_service(
     [explanation] = service.explain([nomination])
     if not agreed(explanation):
         return _of_explanation(explanation)
-    since = datetime.now(UTC) - CLOCK_SLACK
+    before = len(_events(folder, nomination.key))
     [decision] = service.submit([nomination])
-    return _follow(decision, folder, since, seconds)
+    return _follow(decision, folder, before, seconds)
 
 
 async def _by_itself(
@@ -122,33 +120,33 @@ async def _by_itself(
         [explanation] = await explain_all(made.stopper, [nomination])
         if not await asyncio.to_thread(agreed, explanation):
             return _of_explanation(explanation)
-        since = datetime.now(UTC) - CLOCK_SLACK
+        before = len(await asyncio.to_thread(_events, folder, nomination.key))
         [decision] = await made.stopper.submit([nomination])
-        return await asyncio.to_thread(_follow, decision, folder, since, seconds)
+        return await asyncio.to_thread(_follow, decision, folder, before, seconds)
 
 
-def _follow(decision: Decision, folder: Path, since: datetime, seconds: float) -> int:
-    """Prints each step that the ledger gets, until the outcome."""
+def _follow(decision: Decision, folder: Path, before: int, seconds: float) -> int:
+    """Prints each step that the ledger gets after those there were before, until the outcome."""
     if decision.outcome is not None:
         click.echo(f"{decision.outcome}: {decision.text}" if decision.text else str(decision.outcome))
         return _of_outcome(decision.outcome)
-    told = 0
+    told = before
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        events = _events(folder, decision.key, since)
+        events = _events(folder, decision.key)
         for event in events[told:]:
             click.echo(event_line(event))
             if event.outcome is not None:
                 return _of_outcome(event.outcome)
-        told = len(events)
+        told = max(told, len(events))
         time.sleep(POLL_SECONDS)
     click.echo(f"no outcome within {seconds:g} s; `ssis-exporter audit` will show it", err=True)
     return exits.FOUND
 
 
-def _events(folder: Path, key: ExecutionKey, since: datetime) -> list[Event]:
+def _events(folder: Path, key: ExecutionKey) -> list[Event]:
     try:
-        return [event for event in read_events(folder, since) if event.key == key]
+        return [event for event in read_events(folder) if event.key == key]
     except StorageError:
         # The ledger's writer is in the middle of something; the next look comes soon.
         return []

@@ -60,6 +60,7 @@ class Stopping:
         folder: Path,
         worker: Callable[[str], SourceWorker | None],
         registry: CollectorRegistry,
+        metrics: StopMetrics,
         typical: Callable[[ExecutionFacts], timedelta | None] = lambda _facts: None,
     ) -> None:
         self._config: StopConfig | None = config
@@ -72,7 +73,7 @@ class Stopping:
             ledger=self._ledger,
             hold=Hold(folder),
             worker=worker,
-            metrics=StopMetrics(registry),
+            metrics=metrics,
             typical=typical,
             silences=self._silenced,
         )
