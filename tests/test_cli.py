@@ -307,3 +307,40 @@ def test_every_exit_code_has_a_meaning() -> None:
     codes = {value for name, value in vars(exits).items() if name.isupper() and isinstance(value, int)}
 
     assert codes == set(exits.MEANINGS)
+
+
+def test_check_tells_what_is_open_about_stopping(tmp_path: Path) -> None:
+    """
+    A webhook without credential works on loopback, and is told.
+    """
+    path = tmp_path / "ssis.yml"
+    path.write_text(DEMO + "stop: {}\n")
+    done = run("check", "--config.file", path)
+
+    assert exits.OK == done.code
+    assert "stopping\n  ok       dry-run; the webhook listens on 127.0.0.1:10059\n" in done.out
+    assert "  warning  every account of this machine may nominate runs" in done.out
+    assert "  warning  no rule has action stop, so every request is refused\n" in done.out
+
+
+@pytest.mark.parametrize("command", [["check"], ["serve", "--config.check"]])
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ("token_files: [none.token]", "none.token"),
+        ("tls: {cert_file: none.crt, key_file: none.key}", "none.crt"),
+    ],
+)
+def test_a_file_of_the_webhook_that_cannot_be_read_is_one_sentence(
+    tmp_path: Path, command: list[str], section: str, words: str
+) -> None:
+    """
+    Tokens and certificates are looked at before anything is started.
+    """
+    path = tmp_path / "ssis.yml"
+    path.write_text(f"{DEMO}stop:\n  {section}\n")
+    done = run(*command, "--config.file", path)
+
+    assert exits.USAGE == done.code
+    assert words in done.err
+    assert 1 == done.err.count("\n")
