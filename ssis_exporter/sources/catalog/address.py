@@ -1,0 +1,92 @@
+"""From the name of a server to a connected socket: instance names, several addresses, one deadline."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+from ssis_exporter.errors import SourceMissing, SourceUnreachable
+from ssis_exporter.sources.catalog.deadline import Deadline
+from ssis_exporter.sources.catalog.settings import ServerAddress
+
+log = logging.getLogger(__name__)
+
+BROWSER_PORT = 1434
+BROWSER_WAIT = 2.0
+"""Seconds for one question to the browser service. UDP loses packets, so it is asked three times."""
+
+LONGEST_REPLY = 65535
+
+
+def connect(
+    address: ServerAddress, deadline: Deadline, *, browser_port: int = BROWSER_PORT
+) -> tuple[socket.socket, int]:
+    """
+    A connected socket and the port that was used.
+
+    A name with several addresses (a listener of an availability group over two subnets has one that is dead) is tried
+    address by address, each with its share of the time left. Raises `SourceUnreachable` when none answers.
+    """
+    port = address.port or instance_port(address, deadline, browser_port=browser_port)
+    found = _addresses(address.host, port)
+    troubles: list[str] = []
+    for place, (family, sockaddr) in enumerate(found):
+        share = deadline.left / (len(found) - place)
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(share)
+            sock.connect(sockaddr)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        except OSError as exc:
+            sock.close()
+            troubles.append(f"{sockaddr[0]}: {exc.strerror or exc}")
+        else:
+            return sock, port
+    raise SourceUnreachable(f"port {port} does not answer ({'; '.join(troubles)})")
+
+
+def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[object, ...]]]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as exc:
+        raise SourceUnreachable(f"the name {host} leads nowhere: {getattr(exc, 'strerror', None) or exc}") from exc
+    unique: dict[tuple[object, ...], socket.AddressFamily] = {}
+    for family, _, _, _, sockaddr in found:
+        unique.setdefault(sockaddr, family)
+    return [(family, sockaddr) for sockaddr, family in unique.items()]
+
+
+def instance_port(address: ServerAddress, deadline: Deadline, *, browser_port: int = BROWSER_PORT) -> int:
+    """
+    The TCP port of a named instance, from the SQL Server Browser service (MC-SQLR: a question of byte 4 and the name).
+
+    Raises `SourceUnreachable` when the service does not answer, `SourceMissing` for an instance without a port.
+    """
+    question = b"\x04" + address.instance.encode("ascii", "replace") + b"\0"
+    found = _addresses(address.host, browser_port)
+    for _ in range(3):
+        for family, sockaddr in found:
+            with socket.socket(family, socket.SOCK_DGRAM) as sock:
+                sock.settimeout(min(BROWSER_WAIT / len(found), deadline.left))
+                try:
+                    sock.connect(sockaddr)
+                    sock.send(question)
+                    reply = sock.recv(LONGEST_REPLY)
+                except OSError as exc:
+                    log.debug("browser service of %s at %s: %s", address.host, sockaddr[0], exc)
+                    continue
+            return _port_in(reply, address)
+    raise SourceUnreachable(
+        f"the SQL Server Browser service of {address.host} (UDP {browser_port}) does not answer;"
+        f" start it or name the port: {address.host}:PORT"
+    )
+
+
+def _port_in(reply: bytes, address: ServerAddress) -> int:
+    words = reply[3:].decode("ascii", "replace").split(";")
+    facts = dict(zip(words[::2], words[1::2], strict=False))
+    port = facts.get("tcp", "")
+    if reply[:1] != b"\x05" or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise SourceMissing(f"the instance {address.instance} does not listen on TCP")
+    return int(port)

@@ -1,0 +1,261 @@
+"""One look at the catalog: asks for what is new and what changed, and believes an end only when it is committed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from ssis_exporter.errors import SourceAccessDenied, SourceUnreachable
+from ssis_exporter.model import EndedExecution, Scope, Visibility
+from ssis_exporter.sources.catalog.deadline import Deadline
+from ssis_exporter.sources.catalog.memory import Memory, OpenRun
+from ssis_exporter.sources.catalog.queries import FRESH_AT_ONCE, Answer, Changed, Place, Queries, Zone, in_pieces
+from ssis_exporter.sources.catalog.rows import OPEN, Row, same_run
+from ssis_exporter.sources.catalog.troubles import LOCK_TIMEOUT, ServerError
+
+log = logging.getLogger(__name__)
+
+FILL_BUDGET = 1.5
+"""Seconds of a look that the first fill, or catching up after a long absence, may take; a piece is read in any case."""
+
+CREATED_EVERY = 60.0
+"""Seconds between questions for runs that have been waiting in `created` for long."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a look found beside the open runs, which are in the memory."""
+
+    now: datetime
+    """By the server's clock."""
+    visibility: Visibility
+    ended: tuple[EndedExecution, ...] = ()
+
+
+class Looker:
+    """Looks, and keeps the memory true. Belongs to one source's thread."""
+
+    def __init__(self, source: str, memory: Memory, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._source = source
+        self.memory = memory
+        self._monotonic = monotonic
+        self._created_asked_at: float | None = None
+        self._now = datetime.now(UTC)
+        """The server's clock as last seen; only to tell who is young."""
+        self._set_aside: dict[int, OpenRun] = {}
+
+    def look(self, queries: Queries, deadline: Deadline) -> Seen:
+        """
+        Brings the memory up to date.
+
+        Raises `SourceAccessDenied` when the right to see all was lost, and whatever the connection raises. The memory
+        is true after that as well: what was not read is as it was.
+        """
+        self._set_aside = {}
+        try:
+            return self._look(queries, deadline)
+        except BaseException:
+            if self._set_aside:
+                # Began anew and did not come to its end: the next look begins anew again, and knows all that was open.
+                self.memory.open = self._set_aside | self.memory.open
+                self.memory.origin = None
+            raise
+
+    def _look(self, queries: Queries, deadline: Deadline) -> Seen:
+        memory = self.memory
+        if memory.origin is None:
+            place = queries.place(deadline)
+            self._check_rights(place)
+            self._start_over(queries, place, deadline)
+        expected, answer, changed = self._ask(queries, deadline)
+        self._check_rights(answer.before)
+        if self._is_other_world(answer.before):
+            self._start_over(queries, answer.before, deadline)
+            expected, answer, changed = self._ask(queries, deadline)
+        elif answer.before.highest < memory.highest:
+            self._go_back(queries, answer.before, deadline)
+            expected, answer, changed = self._ask(queries, deadline)
+        now = self._now = answer.before.now.astimezone(UTC)
+        gone = self._take_changes(changed, now)
+        vanished = self._settle(queries, gone, now, deadline)
+        # Late ones first: new ones move the place up to which a late one is expected.
+        more = self._take_late(queries, now, deadline, something_appeared=answer.zone != expected)
+        more |= self._take_fresh(queries, answer.fresh, now, deadline)
+        more |= self._fill(queries, now, deadline)
+        last = queries.place(deadline) if more or gone else answer.after
+        if self._is_other_world(last):
+            memory.origin = None
+            self._check_rights(last)
+            raise SourceUnreachable("the database or the rights of the login changed during the look")
+        # Only now: with the right to see them, rows that are not there are gone.
+        for execution_id in vanished:
+            memory.open.pop(execution_id, None)
+        ended, memory.found_ended = tuple(memory.found_ended), []
+        return Seen(now=now, visibility=last.rights.visibility, ended=ended)
+
+    def _ask(self, queries: Queries, deadline: Deadline) -> tuple[Zone, Answer, list[Changed]]:
+        """The usual round trip; one more for each further thousand of open runs."""
+        memory = self.memory
+        expected = memory.zone
+        now = self._monotonic()
+        due = self._created_asked_at is None or now - self._created_asked_at >= CREATED_EVERY
+        pieces = in_pieces(memory.asked(self._now, all_created=due)) or [[]]
+        answer = queries.look(memory.highest, memory.floor, pieces[0], deadline)
+        changed = answer.changed
+        for piece in pieces[1:]:
+            changed = changed + queries.changed(piece, deadline)
+        if due:
+            self._created_asked_at = now
+        return expected, answer, changed
+
+    def _check_rights(self, place: Place) -> None:
+        before, now = self.memory.rights, place.rights
+        if before is None or before.visibility.scope is not Scope.ALL or now.visibility.scope is Scope.ALL:
+            return
+        raise SourceAccessDenied(
+            f"the right to see all runs is lost: {before.visibility.detail} before, and {now.visibility.detail} now;"
+            " give the role back, or reload the configuration to go on with what is left"
+        )
+
+    def _is_other_world(self, place: Place) -> bool:
+        memory = self.memory
+        assert memory.rights is not None
+        one, other = memory.rights.visibility, place.rights.visibility
+        same_sight = one.scope is Scope.ALL is other.scope or one == other
+        return memory.origin != place.origin or place.highest < memory.floor or not same_sight
+
+    def _start_over(self, queries: Queries, place: Place, deadline: Deadline) -> None:
+        memory = self.memory
+        lowest = queries.lowest(deadline)
+        if memory.origin is not None:
+            log.info("source %s: the catalog is another one or was restored; reading it anew", self._source)
+        before = memory.start_over(origin=place.origin, rights=place.rights, highest=place.highest, lowest=lowest)
+        self._set_aside = before | self._set_aside
+        memory.saw_zone(queries.ids_between(memory.floor, memory.highest, deadline))
+        self._take_survivors(queries, before, place.now, deadline)
+        self._created_asked_at = None
+
+    def _go_back(self, queries: Queries, place: Place, deadline: Deadline) -> None:
+        """Ids above the highest one vanished: rows that were rolled back, or a restore that nothing else tells of."""
+        before = self.memory.go_back(highest=place.highest)
+        self._set_aside = before | self._set_aside
+        self._take_survivors(queries, before, place.now, deadline)
+
+    def _take_survivors(self, queries: Queries, before: dict[int, OpenRun], now: datetime, deadline: Deadline) -> None:
+        """What became of the runs that were open before: those that are the same ones were not gone for a moment."""
+        for row in queries.by_id(before, deadline, committed=False):
+            run = before[row.execution_id]
+            if not same_run(run.facts, row.facts(self._source)):
+                continue
+            if row.is_open:
+                self.memory.restore(row.execution_id, run)
+                self.memory.keep(row, now)
+            else:
+                self.memory.found_ended.append(row.ended(run.facts, now))
+
+    def _take_changes(self, changed: list[Changed], now: datetime) -> list[int]:
+        """Known runs: what they are now. Returns those that seem to have ended."""
+        gone: list[int] = []
+        for one in changed:
+            if one.status in OPEN:
+                self.memory.change(one, now)
+            else:
+                gone.append(one.execution_id)
+        return gone
+
+    def _settle(self, queries: Queries, gone: list[int], now: datetime, deadline: Deadline) -> list[int]:
+        """Known runs that seem to have ended, by their committed rows. Returns those that have none."""
+        rows = self._committed(queries, gone, deadline) if gone else []
+        if rows is None:
+            return []
+        there = {row.execution_id for row in rows}
+        for row in rows:
+            if row.is_open:
+                self.memory.keep(row, now)
+            else:
+                run = self.memory.open.pop(row.execution_id)
+                self.memory.found_ended.append(row.ended(run.facts, now))
+        return [execution_id for execution_id in gone if execution_id not in there]
+
+    def _take_fresh(self, queries: Queries, rows: list[Row], now: datetime, deadline: Deadline) -> bool:
+        """Runs that are newer than all we knew. Returns whether more was asked."""
+        more = False
+        until = self._monotonic() + min(FILL_BUDGET, deadline.left / 3)
+        self.memory.is_behind = False
+        while rows:
+            more = more or not all(row.is_open for row in rows)
+            self._take_new(queries, rows, now, deadline)
+            self.memory.saw_fresh(rows)
+            if len(rows) < FRESH_AT_ONCE:
+                break
+            if self._monotonic() > until:
+                self.memory.is_behind = True
+                break
+            rows, more = queries.fresh(self.memory.highest, deadline), True
+        return more
+
+    def _take_late(self, queries: Queries, now: datetime, deadline: Deadline, *, something_appeared: bool) -> bool:
+        """
+        Runs whose rows came after those of higher ids, and those that could not be read for certain before.
+
+        Returns whether more was asked.
+        """
+        memory = self.memory
+        late = set(memory.unsure)
+        if something_appeared:
+            late |= set(memory.saw_zone(queries.ids_between(memory.floor, memory.highest, deadline)))
+        if late:
+            self._take_new(queries, queries.by_id(late, deadline, committed=False), now, deadline)
+        return bool(late) or something_appeared
+
+    def _take_new(self, queries: Queries, rows: Iterable[Row], now: datetime, deadline: Deadline) -> None:
+        doubtful: list[int] = []
+        for row in rows:
+            self.memory.unsure.discard(row.execution_id)
+            if row.is_open:
+                self.memory.keep(row, now)
+            else:
+                doubtful.append(row.execution_id)
+        if not doubtful:
+            return
+        self.memory.unsure |= set(doubtful)
+        committed = self._committed(queries, doubtful, deadline)
+        if committed is None:
+            return
+        self.memory.unsure -= set(doubtful)
+        for row in committed:
+            if row.is_open:
+                self.memory.keep(row, now)
+            else:
+                self.memory.found_ended.append(row.ended(row.facts(self._source), now))
+
+    def _committed(self, queries: Queries, ids: list[int], deadline: Deadline) -> list[Row] | None:
+        """These rows as they are for certain; None while somebody holds one of them locked."""
+        try:
+            return queries.by_id(ids, deadline, committed=True)
+        except ServerError as exc:
+            if exc.number != LOCK_TIMEOUT:
+                raise
+            log.debug("source %s: of %d rows that seem to have ended, one is locked", self._source, len(ids))
+            return None
+
+    def _fill(self, queries: Queries, now: datetime, deadline: Deadline) -> bool:
+        """Goes on with the first fill. Returns whether it asked."""
+        memory = self.memory
+        began = self._monotonic()
+        budget = min(FILL_BUDGET, deadline.left / 3)
+        asked = False
+        while memory.fill is not None and (not asked or self._monotonic() - began < budget):
+            low, high = memory.fill.next_piece()
+            at = self._monotonic()
+            for row in queries.open_between(low, high, deadline):
+                if row.execution_id not in memory.open:
+                    memory.keep(row, now)
+            memory.fill.read(low, self._monotonic() - at)
+            asked = True
+            if memory.fill.is_done:
+                memory.fill = None
+        return asked

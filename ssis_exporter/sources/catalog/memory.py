@@ -1,0 +1,228 @@
+"""What a source remembers of the catalog between looks: the open runs, the newest ids, how far the first fill came."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from ssis_exporter.model import EndedExecution, ExecutionFacts, ExecutionStatus
+from ssis_exporter.sources.catalog.queries import Changed, Origin, Zone
+from ssis_exporter.sources.catalog.rights import Rights
+from ssis_exporter.sources.catalog.rows import HAS_PROCESS, HAS_START, OPEN, Row, utc
+
+LOOKBACK = 1000
+"""Ids below the highest one in which a row may still appear: an id is drawn before its row is written."""
+
+CREATED_IS_YOUNG = timedelta(minutes=10)
+"""How long a run that waits in `created` is asked for at every look. A start usually follows within seconds."""
+
+FIRST_WIDTH = 10_000
+"""Ids of the first piece of a fill."""
+
+QUICK, SLOW = 0.05, 0.5
+"""Seconds for one piece of a fill below which the next one is wider, above which it is narrower."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bookmark:
+    """Where a later life of the exporter goes on reading ends."""
+
+    origin: str
+    highest: int
+    began: int
+    """The highest id at the very first look: runs that ended before it are the past, and are never reported."""
+
+    def __str__(self) -> str:
+        return f"{self.highest} {self.began} {self.origin}"
+
+    @classmethod
+    def parse(cls, text: str) -> Bookmark | None:
+        """From its text; None for one that says nothing."""
+        highest, _, rest = text.partition(" ")
+        began, _, origin = rest.partition(" ")
+        if not (highest.isdecimal() and began.isdecimal()):
+            return None
+        return cls(origin=origin, highest=int(highest), began=int(began))
+
+
+@dataclass(slots=True)
+class OpenRun:
+    """A run that was open when it was last seen."""
+
+    facts: ExecutionFacts
+    status: ExecutionStatus
+    state: int
+    """`Row.state` as last seen: the server tells only what differs."""
+
+    stopping_since: datetime | None = None
+    on_worker: bool = False
+    """Runs on a Scale Out worker, whose processes are not the engine's."""
+
+
+class Fill:
+    """The first reading of all open runs, piece by piece, newest first."""
+
+    def __init__(self, *, low: int, high: int) -> None:
+        self._low = low
+        self._below = high + 1
+        self._width = FIRST_WIDTH
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every id was read."""
+        return self._below <= self._low
+
+    def next_piece(self) -> tuple[int, int]:
+        """The ids to read next: from, and below."""
+        return max(self._low, self._below - self._width), self._below
+
+    def read(self, low: int, seconds: float) -> None:
+        """A piece that began at `low` was read in so many seconds."""
+        self._below = low
+        if seconds < QUICK:
+            self._width *= 4
+        elif seconds > SLOW:
+            self._width = max(self._width // 2, 500)
+
+
+class Memory:
+    """Belongs to one source's thread. No input or output."""
+
+    def __init__(self, source: str, *, lookback: int = LOOKBACK) -> None:
+        self._source = source
+        self._lookback = lookback
+        self.open: dict[int, OpenRun] = {}
+        self.unsure: set[int] = set()
+        """Ids whose rows were seen, but not committed when it mattered; to be read again."""
+        self.highest = 0
+        self.origin: Origin | None = None
+        self.rights: Rights | None = None
+        self.fill: Fill | None = None
+        self.found_ended: list[EndedExecution] = []
+        """Ends that no snapshot has told of yet."""
+        self.is_behind = False
+        """Whether there are newer rows than those that were read."""
+        self._recent: set[int] = set()
+        self._began = 0
+        self._resumed: tuple[Bookmark, frozenset[int]] | None = None
+
+    def resume(self, bookmark: Bookmark, open_ids: Iterable[int]) -> None:
+        """Goes on where an earlier life ended, if the catalog is the same one still."""
+        self._resumed = (bookmark, frozenset(open_ids))
+
+    @property
+    def bookmark(self) -> Bookmark | None:
+        """Where to go on; None while something below it has still to be told."""
+        if self.origin is None or self.unsure or self.found_ended:
+            return None
+        return Bookmark(origin=self.origin.digest, highest=self.highest, began=self._began)
+
+    @property
+    def floor(self) -> int:
+        """Below it nothing new appears."""
+        return max(self.highest - self._lookback, 0)
+
+    @property
+    def zone(self) -> Zone:
+        """What the server must find between `floor` and `highest` when nothing appeared there."""
+        floor = self.floor
+        return Zone(number=len(self._recent), total=sum(self._recent) - floor * len(self._recent))
+
+    def start_over(self, *, origin: Origin, rights: Rights, highest: int, lowest: int) -> dict[int, OpenRun]:
+        """Forgets all but where we are; returns what was open, for it has to be told which of it still is."""
+        before = self.open
+        self.open = {}
+        self.unsure = set()
+        self.origin, self.rights = origin, rights
+        self.highest = self._began = highest
+        self._recent = set()
+        self.fill = Fill(low=max(lowest, 1), high=highest) if highest else None
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None and resumed[0].origin == origin.digest and resumed[0].highest <= highest:
+            bookmark, open_ids = resumed
+            self._began = bookmark.began
+            # From below the bookmark: rows may have appeared there since. Ends told twice count once.
+            self.highest = max(bookmark.highest - self._lookback, bookmark.began)
+            self.unsure = set(open_ids)
+        return before
+
+    def go_back(self, *, highest: int) -> dict[int, OpenRun]:
+        """The newest rows vanished (a start that was rolled back); returns what was open, to be looked at again."""
+        before, self.open = self.open, {}
+        self.highest = highest
+        self._recent = {execution_id for execution_id in self._recent if execution_id <= highest}
+        return before
+
+    def asked(self, now: datetime, *, all_created: bool) -> list[tuple[int, int]]:
+        """The open ids to ask for, each with the state we know."""
+        return [
+            (execution_id, run.state)
+            for execution_id, run in self.open.items()
+            if run.status is not ExecutionStatus.CREATED or all_created or _is_young(run.facts, now)
+        ]
+
+    def saw_zone(self, ids: Iterable[int]) -> list[int]:
+        """The ids that are between floor and highest now; returns those that were not there before."""
+        seen = set(ids)
+        new = seen - self._recent
+        self._recent = seen
+        return sorted(new)
+
+    def saw_fresh(self, rows: Sequence[Row]) -> None:
+        """New rows, above the highest id so far."""
+        for row in rows:
+            self._recent.add(row.execution_id)
+            self.highest = max(self.highest, row.execution_id)
+        floor = self.floor
+        self._recent = {execution_id for execution_id in self._recent if execution_id > floor}
+
+    def keep(self, row: Row, now: datetime) -> None:
+        """An open row: remembered, or brought up to date."""
+        status = OPEN[row.status]
+        known = self.open.get(row.execution_id)
+        if known is None:
+            self.open[row.execution_id] = OpenRun(
+                facts=row.facts(self._source),
+                status=status,
+                state=row.state,
+                stopping_since=now.astimezone(UTC) if status is ExecutionStatus.STOPPING else None,
+                on_worker=row.worker_agent_id is not None,
+            )
+            return
+        self.change(
+            Changed(
+                execution_id=row.execution_id,
+                status=row.status,
+                start_time=row.start_time,
+                process_id=row.process_id,
+                machine_name=row.machine_name,
+            ),
+            now,
+        )
+
+    def change(self, changed: Changed, now: datetime) -> None:
+        """A known run that is still open, and whose row differs from what is known."""
+        run = self.open[changed.execution_id]
+        assert changed.status is not None
+        status = OPEN[changed.status]
+        if status is ExecutionStatus.STOPPING and run.stopping_since is None:
+            run.stopping_since = now.astimezone(UTC)
+        elif status is not ExecutionStatus.STOPPING:
+            run.stopping_since = None
+        run.status = status
+        known = (HAS_PROCESS if changed.process_id is not None else 0) + (HAS_START if changed.start_time else 0)
+        run.state = changed.status + known
+        facts = run.facts
+        started_at, process_id = utc(changed.start_time), changed.process_id
+        machine = changed.machine_name or facts.machine
+        if (started_at, process_id, machine) != (facts.started_at, facts.process_id, facts.machine):
+            run.facts = replace(facts, started_at=started_at, process_id=process_id, machine=machine)
+
+    def restore(self, execution_id: int, run: OpenRun) -> None:
+        """A run that was open before the memory started over and is the same one still."""
+        self.open[execution_id] = run
+
+
+def _is_young(facts: ExecutionFacts, now: datetime) -> bool:
+    return facts.created_at is None or now - facts.created_at < CREATED_IS_YOUNG

@@ -1,0 +1,280 @@
+"""
+Every query of a look, beside the code that reads its rows.
+
+All of them seek by `execution_id`, the only thing that the catalog's tables are sorted by (SSIS-CONTRACT B.10), and use
+nothing that SQL Server 2012 lacks. The ids that are asked for travel packed in one binary parameter, so one plan in the
+server's cache serves every look, and the 2 100 parameters of a statement are no limit.
+"""
+
+# ruff: noqa: S608 - built from constants and names of columns; every value travels as a parameter
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from ssis_exporter.errors import SourceBroken
+from ssis_exporter.sources.catalog.deadline import Deadline
+from ssis_exporter.sources.catalog.driver import Connection, Rows
+from ssis_exporter.sources.catalog.rights import Rights
+from ssis_exporter.sources.catalog.rows import OPEN_CODES, Columns, Row
+
+SETTINGS = (
+    # Nothing here takes a lock that a run waits for, and where somebody has to give way it is us.
+    "SET NOCOUNT ON; SET LOCK_TIMEOUT 1000; SET DEADLOCK_PRIORITY LOW; SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED"
+)
+
+COMMITTED = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; "
+"""Before a query that must not believe what may still be rolled back; inside sp_executesql it ends with the query."""
+
+ASKED_AT_ONCE = 1000
+"""Ids in one statement. So few that the server always seeks each, and never reads the table instead."""
+
+FRESH_AT_ONCE = 500
+"""Rows of new executions in one statement; also of old ones, for the history."""
+
+STATE = (
+    "e.status + CASE WHEN e.process_id IS NULL THEN 0 ELSE 16 END + CASE WHEN e.start_time IS NULL THEN 0 ELSE 32 END"
+)
+"""`Row.state`, on the server."""
+
+_PLACE = (
+    "SELECT SYSDATETIMEOFFSET() AS server_now, ORIGINAL_LOGIN() AS login_name,"
+    " IS_SRVROLEMEMBER(N'sysadmin') AS is_sysadmin, IS_MEMBER(N'ssis_admin') AS is_admin,"
+    " IS_MEMBER(N'ssis_logreader') AS is_logreader,"
+    " (SELECT MAX(e.execution_id) FROM catalog.executions AS e) AS highest,"
+    " (SELECT r.recovery_fork_guid FROM sys.database_recovery_status AS r WHERE r.database_id = DB_ID()) AS fork,"
+    " (SELECT d.create_date FROM sys.databases AS d WHERE d.database_id = DB_ID()) AS create_date,"
+    " @@SERVERNAME AS server_name"
+)
+
+# @ids holds 9 bytes an id: the id as eight bytes, highest first, and its state as we know it.
+_ASKED = (
+    "WITH digits AS (SELECT 0 AS n UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4"
+    " UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9),"
+    " places AS (SELECT a.n + 10 * b.n + 100 * c.n AS n"
+    " FROM digits AS a CROSS JOIN digits AS b CROSS JOIN digits AS c),"
+    " asked AS (SELECT CAST(SUBSTRING(@ids, 9 * n + 1, 8) AS bigint) AS id,"
+    " CAST(SUBSTRING(@ids, 9 * n + 9, 1) AS int) AS known FROM places WHERE n < @count) "
+)
+
+_ZONE = (
+    "SELECT COUNT_BIG(*) AS number, SUM(e.execution_id - @floor) AS total FROM catalog.executions AS e"
+    " WHERE e.execution_id > @floor AND e.execution_id <= @seen"
+)
+
+_CHANGED = (
+    _ASKED + "SELECT asked.id, e.status, e.start_time, e.process_id{more}"
+    " FROM asked LEFT JOIN catalog.executions AS e ON e.execution_id = asked.id"
+    f" WHERE e.execution_id IS NULL OR {STATE} <> asked.known"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Which database this is. Another one, or one that was restored or failed over, may give old ids to new runs."""
+
+    server_name: str
+    fork: str
+    """Its recovery fork; empty where the login may not see it."""
+    created: str
+    """When this copy of it was created."""
+
+    @property
+    def digest(self) -> str:
+        """A short text that differs where any of it does."""
+        told = f"{self.server_name}\n{self.fork}\n{self.created}"
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where and when we look, and by what right."""
+
+    now: datetime
+    rights: Rights
+    origin: Origin
+    highest: int
+    """The highest id that is shown; 0 when none is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """A known run whose row differs from what we know."""
+
+    execution_id: int
+    status: int | None
+    """None: there is no such row (any more)."""
+    start_time: datetime | None = None
+    process_id: int | None = None
+    machine_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Zone:
+    """How many ids the newest ones are, and their sum above the zone's floor: equal means the same ids."""
+
+    number: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One round trip of a look."""
+
+    before: Place
+    zone: Zone
+    fresh: list[Row]
+    changed: list[Changed]
+    after: Place
+
+
+class Queries:
+    """The queries for one connection, whose view has these columns."""
+
+    def __init__(self, connection: Connection, columns: Columns) -> None:
+        self._connection = connection
+        self.columns = columns
+        own = columns.select("e")
+        machine = ", e.machine_name" if columns.has("machine_name") else ""
+        self._fresh = (
+            f"SELECT TOP ({FRESH_AT_ONCE}) {own} FROM catalog.executions AS e WHERE e.execution_id > @seen"
+            " ORDER BY e.execution_id"
+        )
+        self._changed_of = _CHANGED.format(more=machine)
+        self._look = f"{_PLACE}; {_ZONE}; {self._fresh}; {self._changed_of}; {_PLACE}"
+        self._by_id = f"{_ASKED}SELECT {own} FROM asked INNER JOIN catalog.executions AS e ON e.execution_id = asked.id"
+        self._open_between = (
+            f"SELECT {own} FROM catalog.executions AS e WHERE e.execution_id >= @low AND e.execution_id < @high"
+            f" AND e.status IN ({OPEN_CODES})"
+        )
+
+    def look(self, seen: int, floor: int, asked: Sequence[tuple[int, int]], deadline: Deadline) -> Answer:
+        """Everything of a usual look, and by what right before and after it."""
+        parameters = [("seen", "bigint", seen), ("floor", "bigint", floor), *_packed(asked)]
+        before, zone, fresh, changed, after = _results(self._connection.query(self._look, parameters, deadline), 5)
+        return Answer(
+            before=_place(before),
+            zone=Zone(number=int(zone[0][0]), total=int(zone[0][1] or 0)),
+            fresh=[self.columns.row(values) for values in fresh],
+            changed=[_changed(values) for values in changed],
+            after=_place(after),
+        )
+
+    def changed(self, asked: Sequence[tuple[int, int]], deadline: Deadline) -> list[Changed]:
+        """Which of these runs are not as we know them."""
+        rows = _results(self._connection.query(self._changed_of, _packed(asked), deadline), 1)[0]
+        return [_changed(values) for values in rows]
+
+    def fresh(self, seen: int, deadline: Deadline) -> list[Row]:
+        """The next runs above `seen`."""
+        rows = _results(self._connection.query(self._fresh, [("seen", "bigint", seen)], deadline), 1)[0]
+        return [self.columns.row(values) for values in rows]
+
+    def place(self, deadline: Deadline) -> Place:
+        """Where we are."""
+        return _place(_results(self._connection.query(_PLACE, [], deadline), 1)[0])
+
+    def ids_between(self, floor: int, seen: int, deadline: Deadline) -> list[int]:
+        """The ids above `floor`, up to `seen`."""
+        sql = (
+            "SELECT e.execution_id FROM catalog.executions AS e"
+            " WHERE e.execution_id > @floor AND e.execution_id <= @seen"
+        )
+        rows = self._connection.query(sql, [("floor", "bigint", floor), ("seen", "bigint", seen)], deadline)
+        return [int(values[0]) for values in _results(rows, 1)[0]]
+
+    def lowest(self, deadline: Deadline) -> int:
+        """The lowest id; 0 when there is none."""
+        sql = "SELECT MIN(e.execution_id) AS lowest FROM catalog.executions AS e"
+        return int(_results(self._connection.query(sql, [], deadline), 1)[0][0][0] or 0)
+
+    def open_between(self, low: int, high: int, deadline: Deadline) -> list[Row]:
+        """The open runs from `low` to below `high`."""
+        parameters = [("low", "bigint", low), ("high", "bigint", high)]
+        rows = _results(self._connection.query(self._open_between, parameters, deadline), 1)[0]
+        return [self.columns.row(values) for values in rows]
+
+    def past(self, below: int, deadline: Deadline) -> list[Row]:
+        """The newest runs below an id, newest first."""
+        sql = (
+            f"SELECT TOP ({FRESH_AT_ONCE}) {self.columns.select('e')} FROM catalog.executions AS e"
+            " WHERE e.execution_id < @below ORDER BY e.execution_id DESC"
+        )
+        rows = _results(self._connection.query(sql, [("below", "bigint", below)], deadline), 1)[0]
+        return [self.columns.row(values) for values in rows]
+
+    def first_error(self, execution_id: int, deadline: Deadline) -> str:
+        """The first error message of a run; empty where none was kept."""
+        sql = (
+            "SELECT TOP (1) m.message FROM catalog.event_messages AS m"
+            " WHERE m.operation_id = @id AND m.message_type = 120 ORDER BY m.event_message_id"
+        )
+        rows = _results(self._connection.query(sql, [("id", "bigint", execution_id)], deadline), 1)[0]
+        return str(rows[0][0] or "") if rows else ""
+
+    def last_messages(self, execution_id: int, deadline: Deadline) -> list[tuple[Any, ...]]:
+        """The newest messages of a run, newest first: time, component, text."""
+        sql = (
+            "SELECT TOP (5) m.message_time, m.message_source_name, m.message FROM catalog.event_messages AS m"
+            " WHERE m.operation_id = @id ORDER BY m.event_message_id DESC"
+        )
+        return _results(self._connection.query(sql, [("id", "bigint", execution_id)], deadline), 1)[0]
+
+    def by_id(self, ids: Iterable[int], deadline: Deadline, *, committed: bool) -> list[Row]:
+        """These rows, those that are there."""
+        found: list[Row] = []
+        prefix = COMMITTED if committed else ""
+        for asked in in_pieces([(execution_id, 0) for execution_id in ids]):
+            rows = self._connection.query(prefix + self._by_id, _packed(asked), deadline)
+            found += [self.columns.row(values) for values in _results(rows, 1)[0]]
+        return found
+
+
+def _changed(values: tuple[Any, ...]) -> Changed:
+    execution_id, status, start_time, process_id, *more = values
+    return Changed(
+        execution_id=int(execution_id),
+        status=status,
+        start_time=start_time,
+        process_id=process_id,
+        machine_name=more[0] if more else None,
+    )
+
+
+def in_pieces(asked: Sequence[tuple[int, int]]) -> list[Sequence[tuple[int, int]]]:
+    """Cut to what one statement takes."""
+    return [asked[at : at + ASKED_AT_ONCE] for at in range(0, len(asked), ASKED_AT_ONCE)]
+
+
+_PAIR = struct.Struct(">qB")
+
+
+def _packed(asked: Sequence[tuple[int, int]]) -> list[tuple[str, str, Any]]:
+    data = b"".join([_PAIR.pack(execution_id, known) for execution_id, known in asked])
+    return [("ids", "varbinary", data), ("count", "int", len(asked))]
+
+
+def _results(results: list[Rows], expected: int) -> list[Rows]:
+    if len(results) != expected:
+        raise SourceBroken(f"it answered {len(results)} results to {expected} questions")
+    return results
+
+
+def _place(rows: Rows) -> Place:
+    now, login, sysadmin, admin, logreader, highest, fork, created, server_name = rows[0]
+    return Place(
+        now=now,
+        rights=Rights(
+            login=login or "",
+            sysadmin=sysadmin == 1,
+            ssis_admin=admin == 1,
+            ssis_logreader=None if logreader is None else logreader == 1,
+        ),
+        origin=Origin(server_name=server_name or "", fork=str(fork or ""), created=str(created or "")),
+        highest=int(highest or 0),
+    )

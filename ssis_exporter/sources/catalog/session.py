@@ -1,0 +1,81 @@
+"""A connection to the catalog that knows what is at the other end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ssis_exporter.sources.catalog.deadline import Deadline
+from ssis_exporter.sources.catalog.driver import Connection
+from ssis_exporter.sources.catalog.queries import SETTINGS, Queries
+from ssis_exporter.sources.catalog.rows import Columns
+
+_SERVER = (
+    "SELECT SERVERPROPERTY(N'ProductVersion') AS product, SERVERPROPERTY(N'ProcessID') AS process_id,"
+    " SERVERPROPERTY(N'ComputerNamePhysicalNetBIOS') AS computer, SERVERPROPERTY(N'MachineName') AS machine,"
+    " SERVERPROPERTY(N'EngineEdition') AS edition,"
+    " CONNECTIONPROPERTY(N'auth_scheme') AS auth_scheme, ORIGINAL_LOGIN() AS login_name"
+)
+
+_COLUMNS = "SELECT c.name FROM sys.columns AS c WHERE c.object_id = OBJECT_ID(N'catalog.executions')"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFacts:
+    """What does not change while a connection lives."""
+
+    product: str
+    """The engine's version, as `16.0.4085.2`."""
+    engine_process: int | None
+    """The process of the database engine: the parent of every ISServerExec that it starts."""
+    computer: str
+    """The machine that the engine runs on now."""
+    machine: str
+    """The name that rows carry as `machine_name`: in a failover cluster the virtual one."""
+    is_azure: bool
+    auth_scheme: str
+    """`SQL`, `NTLM`, `KERBEROS`."""
+    login: str
+
+
+class CatalogSession:
+    """An open connection with its queries made for this server's columns."""
+
+    def __init__(self, settings: Any, tls: Any, deadline: Deadline) -> None:
+        self.connection = Connection(settings, tls, deadline)
+        try:
+            self.connection.batch(SETTINGS, deadline)
+            facts, columns = self.connection.query(f"{_SERVER}; {_COLUMNS}", [], deadline)
+            self.server = _server(facts[0])
+            self.queries = Queries(self.connection, Columns([values[0] for values in columns]))
+        except BaseException:
+            self.connection.close()
+            raise
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used."""
+        return self.connection.is_open
+
+    @property
+    def version(self) -> str:
+        """The engine's version."""
+        return self.server.product
+
+    def close(self) -> None:
+        """May be called twice."""
+        self.connection.close()
+
+
+def _server(values: tuple[Any, ...]) -> ServerFacts:
+    product, process_id, computer, machine, edition, scheme, login = values
+    number = str(process_id or "")
+    return ServerFacts(
+        product=str(product or ""),
+        engine_process=int(number) if number.isdecimal() else None,
+        computer=str(computer or ""),
+        machine=str(machine or ""),
+        is_azure=str(edition or "") in ("5", "8"),
+        auth_scheme=str(scheme or "").upper(),
+        login=str(login or ""),
+    )

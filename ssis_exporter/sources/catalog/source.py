@@ -1,0 +1,280 @@
+"""The `catalog` source: the runs of one server's SSISDB."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar, Self
+
+from ssis_exporter.errors import SourceError, SsisExporterError, StopFailed
+from ssis_exporter.extras import need
+from ssis_exporter.model import (
+    DataFlow,
+    EndedExecution,
+    Execution,
+    ExecutionStatus,
+    Finding,
+    FindingLevel,
+    Scope,
+    Snapshot,
+    SourceInfo,
+    StopReply,
+)
+from ssis_exporter.sources.catalog.checking import findings
+from ssis_exporter.sources.catalog.counters import Counters
+from ssis_exporter.sources.catalog.deadline import Deadline
+from ssis_exporter.sources.catalog.hosts import HostsSeen, LocalHosts, make_local_hosts
+from ssis_exporter.sources.catalog.identity import check_identity
+from ssis_exporter.sources.catalog.look import Looker
+from ssis_exporter.sources.catalog.memory import LOOKBACK, Bookmark, Memory, OpenRun
+from ssis_exporter.sources.catalog.patience import Patience
+from ssis_exporter.sources.catalog.session import CatalogSession
+from ssis_exporter.sources.catalog.settings import CatalogSettings
+from ssis_exporter.sources.catalog.stop import Stop, check_name
+from ssis_exporter.sources.catalog.troubles import as_source_error
+from ssis_exporter.sources.interface import RecordingSource, StoppableSource
+
+log = logging.getLogger(__name__)
+
+LARGEST_ID = 2**63 - 1
+STOPPING_CODE = 8
+LONGEST_MESSAGE = 500
+"""Characters of a message that go into the ledger."""
+
+
+class CatalogSource(RecordingSource, StoppableSource):
+    """Runs of the SSISDB catalog (SQL Server 2012 and later), read and stopped by T-SQL."""
+
+    kind: ClassVar[str] = "catalog"
+    tells_stopping: ClassVar[bool] = True
+    can_force_stop: ClassVar[bool] = True
+    Settings: ClassVar[type[CatalogSettings]] = CatalogSettings
+
+    def __init__(
+        self,
+        name: str,
+        settings: CatalogSettings,
+        *,
+        lookback: int = LOOKBACK,
+        hosts: LocalHosts | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        super().__init__(name)
+        self._settings = settings
+        self._monotonic = monotonic
+        self._pause = pause
+        self._about = f"{name}: {settings.address}"
+        self._tls: Any = None
+        self._session: CatalogSession | None = None
+        self._looker = Looker(name, Memory(name, lookback=lookback), monotonic=monotonic)
+        self._patience = Patience(monotonic=monotonic, jitter=random.random)
+        self._hosts = hosts if hosts is not None else make_local_hosts()
+        self._counters = Counters(name, self._connect, monotonic=monotonic)
+        self._info = SourceInfo(kind=self.kind, server=str(settings.address))
+
+    @classmethod
+    def from_settings(cls, name: str, settings: Any) -> Self:
+        """Raises `ConfigError` for what cannot work here, `MissingExtra` without the driver."""
+        assert isinstance(settings, CatalogSettings)
+        need("pytds", extra="catalog", what=f"the source {name}")
+        if settings.encrypt:
+            need("OpenSSL", extra="catalog", what=f"the source {name} (encrypt: true)")
+        check_identity(settings)
+        source = cls(name, settings)
+        if settings.encrypt:
+            # Now, so that a ca_file that cannot be read is a sentence at start.
+            source._tls_context()
+        return source
+
+    @property
+    def info(self) -> SourceInfo:
+        """The server as configured; its version once it was reached."""
+        return self._info
+
+    def snapshot(self) -> Snapshot:
+        """The open runs now, and the runs that ended since the look before."""
+        deadline = self._deadline()
+        with self._telling():
+            session = self._open(deadline)
+            seen = self._looker.look(session.queries, deadline)
+            memory = self._looker.memory
+            incomplete = memory.fill is not None or memory.is_behind
+            hosts = self._hosts.look(memory.open, session.server, all_known=not incomplete)
+            flows = self._data_flows(deadline)
+            return Snapshot(
+                source=self.name,
+                taken_at=seen.now,
+                visibility=seen.visibility,
+                executions=tuple(
+                    _execution(execution_id, run, seen.now, hosts, flows) for execution_id, run in memory.open.items()
+                ),
+                hosts_without_row=None if hosts is None else hosts.without_row,
+                ended=seen.ended,
+                records_ends=True,
+                bookmark="" if memory.bookmark is None else str(memory.bookmark),
+                incomplete=incomplete,
+            )
+
+    def resume(self, bookmark: str, open_ids: Collection[str]) -> None:
+        """Goes on after the ends that an earlier life reported, where the catalog is the same one still."""
+        point = Bookmark.parse(bookmark)
+        if point is not None:
+            self._looker.memory.resume(point, [int(number) for number in open_ids if number.isdecimal()])
+
+    def past(self, cursor: str) -> tuple[Sequence[EndedExecution], str | None]:
+        """The newest ended runs below the id in `cursor`."""
+        deadline = self._deadline()
+        with self._telling():
+            queries = self._open(deadline).queries
+            rows = queries.past(int(cursor) if cursor.isdecimal() else LARGEST_ID, deadline)
+            now = datetime.now(UTC)
+            ended = [
+                row.ended(row.facts(self.name), now) for row in rows if not row.is_open and row.end_time is not None
+            ]
+            return ended, str(rows[-1].execution_id) if rows else None
+
+    def first_error(self, instance_id: str) -> str:
+        """The first error in `catalog.event_messages`."""
+        deadline = self._deadline()
+        with self._telling():
+            return self._open(deadline).queries.first_error(int(instance_id), deadline)
+
+    def request_stop(self, execution: Execution) -> StopReply:
+        """Calls `catalog.stop_operation`, after looking at the committed row in the same session."""
+        with self._stopping(execution) as (_, stop):
+            return stop.request()
+
+    def force_stop(self, execution: Execution) -> StopReply:
+        """Ends the run's ISServerExec on this machine, if the catalog shows it as stopping."""
+        with self._stopping(execution) as (session, stop):
+            row = stop.look()
+            if row.status != STOPPING_CODE:
+                raise StopFailed(f"{self.name}: execution {row.execution_id} was not asked to stop yet")
+            self._hosts.end(row.facts(self.name), session.server)
+            return StopReply.ACCEPTED
+
+    def evidence(self, execution: Execution) -> Mapping[str, str]:
+        """The newest messages of the run, and who started it."""
+        facts = execution.facts
+        kept = {"caller": facts.caller or facts.user_name, "environment": facts.environment}
+        deadline = self._deadline()
+        with self._telling():
+            messages = self._open(deadline).queries.last_messages(int(execution.key.instance_id), deadline)
+        for place, (moment, component, text) in enumerate(messages, start=1):
+            kept[f"message {place}"] = f"{moment.isoformat()} {component or ''}: {(text or '')[:LONGEST_MESSAGE]}"
+        return {name: text for name, text in kept.items() if text}
+
+    def check(self) -> Sequence[Finding]:
+        """Reachability, rights, whether it could stop, and what to grant."""
+        try:
+            deadline = self._deadline()
+            with self._telling():
+                session = self._open(deadline)
+                place = session.queries.place(deadline)
+                if place.rights.visibility.scope is Scope.ALL:
+                    self._looker.look(session.queries, deadline)
+                return list(findings(self._settings, session, place, len(self._looker.memory.open)))
+        except SourceError as exc:
+            return [Finding(level=FindingLevel.PROBLEM, text=str(exc))]
+
+    def close(self) -> None:
+        """Closes the connection."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+        self._counters.close()
+
+    def _deadline(self) -> Deadline:
+        return Deadline(self._settings.time_limit, monotonic=self._monotonic)
+
+    def _data_flows(self, deadline: Deadline) -> dict[int, DataFlow]:
+        if not self._settings.performance_counters:
+            return {}
+        running = [
+            (execution_id, run)
+            for execution_id, run in self._looker.memory.open.items()
+            if run.status is ExecutionStatus.RUNNING
+        ]
+        longest = sorted(running, key=lambda item: _start(item[1]))
+        return self._counters.read([execution_id for execution_id, _ in longest], deadline)
+
+    def _tls_context(self) -> Any:
+        if self._tls is None and self._settings.encrypt:
+            from ssis_exporter.sources.catalog.encryption import make_context  # noqa: PLC0415 - loads OpenSSL
+
+            self._tls = make_context(self._settings)
+        return self._tls
+
+    def _open(self, deadline: Deadline) -> CatalogSession:
+        if self._session is not None and self._session.is_open:
+            return self._session
+        self._patience.check()
+        try:
+            session = self._connect(deadline)
+        except BaseException as exc:
+            self._patience.failed(exc)
+            raise
+        self._patience.succeeded()
+        self._session = session
+        self._info = SourceInfo(kind=self.kind, server=str(self._settings.address), version=session.version)
+        return session
+
+    def _connect(self, deadline: Deadline) -> CatalogSession:
+        return CatalogSession(self._settings, self._tls_context(), deadline)
+
+    @contextlib.contextmanager
+    def _stopping(self, execution: Execution) -> Iterator[tuple[CatalogSession, Stop]]:
+        """A session of its own: other settings, and rights as they are now."""
+        check_name(execution, self.name)
+        deadline = self._deadline()
+        with self._telling():
+            session = self._connect(deadline)
+            try:
+                yield (
+                    session,
+                    Stop(
+                        session,
+                        execution,
+                        source=self.name,
+                        database=self._settings.database,
+                        deadline=deadline,
+                        pause=self._pause,
+                    ),
+                )
+            finally:
+                session.close()
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Turns whatever goes wrong into a `SourceError`; a connection that failed is not used again."""
+        try:
+            yield
+        except Exception as exc:
+            if isinstance(exc, SsisExporterError) and not isinstance(exc, SourceError):
+                raise
+            self.close()
+            raise as_source_error(exc, about=self._about) from exc
+
+
+def _execution(
+    execution_id: int, run: OpenRun, now: datetime, hosts: HostsSeen | None, flows: Mapping[int, DataFlow]
+) -> Execution:
+    began = run.facts.started_at
+    return Execution(
+        facts=run.facts,
+        status=run.status,
+        duration=max(now - began, timedelta()) if began is not None else timedelta(),
+        stopping_since=run.stopping_since,
+        orphaned=hosts is not None and execution_id in hosts.orphans,
+        figures=None if hosts is None else hosts.figures.get(execution_id),
+        data_flow=flows.get(execution_id),
+    )
+
+
+def _start(run: OpenRun) -> datetime:
+    return run.facts.started_at or datetime.max.replace(tzinfo=UTC)
