@@ -114,7 +114,6 @@ async def _serve(load: Callable[[], Config], flags: Flags, on_started: Callable[
 
         stop_metrics = StopMetrics(registry)
         stop_metrics.know(exporter.source_names)
-        exporter.on_reload.append(lambda _: stop_metrics.know(exporter.source_names))
         # From here on a signal ends what was started, in order.
         signals = Signals(on_hangup=Reloads(exporter).begin)
         if config.stop is not None:
@@ -145,7 +144,7 @@ async def _serve(load: Callable[[], Config], flags: Flags, on_started: Callable[
 def _make_stopping(config: StopConfig, exporter: Exporter, metrics: StopMetrics, folder: Path) -> Stopping:
     from ssis_exporter.cli.stopping import Stopping  # noqa: PLC0415 - nothing of it is loaded where it is not configured
 
-    return Stopping(config, folder=folder, worker=exporter.worker, registry=exporter.registry, metrics=metrics)
+    return Stopping(config, folder=folder, exporter=exporter, metrics=metrics)
 
 
 def _tell_that_stop_needs_a_start(config: Config) -> None:

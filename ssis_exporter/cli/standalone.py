@@ -31,8 +31,7 @@ async def stopping(config: Config, folder: Path, *, writes: bool) -> AsyncIterat
     exporter = Exporter(config, registry=registry, load=lambda: config)
     with tempfile.TemporaryDirectory(prefix="ssis_exporter-") as nowhere:
         used = folder if writes or (folder / NAME).exists() else Path(nowhere)
-        metrics = StopMetrics(registry)
-        made = Stopping(config.stop, folder=used, worker=exporter.worker, registry=registry, metrics=metrics)
+        made = Stopping(config.stop, folder=used, exporter=exporter, metrics=StopMetrics(registry))
         try:
             await made.start()
             yield made

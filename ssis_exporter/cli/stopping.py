@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
-from prometheus_client import CollectorRegistry
 
 from ssis_exporter.addresses import Address
 from ssis_exporter.admission import Admission
@@ -16,13 +15,13 @@ from ssis_exporter.certificates import ServerTls
 from ssis_exporter.control import Control
 from ssis_exporter.credentials import Tokens
 from ssis_exporter.errors import ConfigError, ListenError, StorageError
+from ssis_exporter.exporter import Exporter
 from ssis_exporter.hold import Hold
 from ssis_exporter.ledger import Ledger
 from ssis_exporter.listening import Listener
 from ssis_exporter.model import ExecutionFacts, Nomination, StopMode
 from ssis_exporter.policy import Breaker, Policy
 from ssis_exporter.silences import Silences
-from ssis_exporter.sources.worker import SourceWorker
 from ssis_exporter.stopconfig import StopConfig
 from ssis_exporter.stopmetrics import StopMetrics
 from ssis_exporter.stopper import Stopper, StopSettings
@@ -58,27 +57,26 @@ class Stopping:
         config: StopConfig,
         *,
         folder: Path,
-        worker: Callable[[str], SourceWorker | None],
-        registry: CollectorRegistry,
+        exporter: Exporter,
         metrics: StopMetrics,
         typical: Callable[[ExecutionFacts], timedelta | None] = lambda _facts: None,
     ) -> None:
         self._config: StopConfig | None = config
         self._started_with = config
-        self._registry = registry
         self._storage = Storage(folder)
-        self._ledger = Ledger(self._storage, metrics=StorageMetrics(registry))
+        self._ledger = Ledger(self._storage, metrics=StorageMetrics(exporter.registry))
         self.stopper = Stopper(
             stop_settings(config),
             ledger=self._ledger,
             hold=Hold(folder),
-            worker=worker,
+            worker=exporter.worker,
             metrics=metrics,
+            source_names=lambda: exporter.source_names,
             typical=typical,
             silences=self._silenced,
         )
         self._control = Control(self.stopper, folder)
-        self._metrics = WebhookMetrics(registry)
+        self._metrics = WebhookMetrics(exporter.registry)
         self._admission: Admission | None = None
         self._tls: ServerTls | None = None
         self._webhook: Listener | None = None
