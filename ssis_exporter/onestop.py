@@ -64,7 +64,7 @@ class OneStop:
 
     def __init__(self, row: Row, around: Surroundings) -> None:
         self.row = row
-        self.waits_for = "its first look"
+        self.waits_for = "a look at its source"
         """For a person."""
 
         self._around = around
