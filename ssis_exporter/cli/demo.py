@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import click
@@ -30,16 +32,19 @@ from ssis_exporter.sources.demo import DemoSettings
     show_default=True,
     help="How many packages the estate has.",
 )
+@click.option("--troubles", is_flag=True, help="Now and then the estate cannot be reached, or not be seen whole.")
 @options.web_options
 @options.storage_option
 @options.log_options("info")
-def command(*, seed: int, speed: float, packages: int, **given: Any) -> int:
+def command(*, seed: int, speed: float, packages: int, troubles: bool, storage_path: Path | None, **given: Any) -> int:
     """Run the exporter on a made-up estate: nothing is needed, nothing is touched."""
-    flags = Flags(**given)
-    options.start_logging(flags.log_level, flags.log_format, flags.log_file)
-    settings = DemoSettings(seed=seed, speed=speed, packages=packages)
-    config = Config(sources=(default_source("demo", "demo", settings),))
-    return run(lambda: config, flags, on_started=lambda url: _tell(url, flags.telemetry_path))
+    # What is remembered of a made-up estate must not mix with what a real exporter on this machine keeps.
+    with tempfile.TemporaryDirectory(prefix="ssis-exporter-demo-", ignore_cleanup_errors=True) as folder:
+        flags = Flags(storage_path=storage_path if storage_path is not None else Path(folder), **given)
+        options.start_logging(flags.log_level, flags.log_format, flags.log_file)
+        settings = DemoSettings(seed=seed, speed=speed, packages=packages, troubles=troubles)
+        config = Config(sources=(default_source("demo", "demo", settings),))
+        return run(lambda: config, flags, on_started=lambda url: _tell(url, flags.telemetry_path))
 
 
 def _tell(url: str, telemetry_path: str) -> None:
