@@ -315,6 +315,16 @@ class Collector:
         self._add_unclaimed(page, parts)
         return iter([page[definition] for definition in DEFINITIONS if definition in page and page[definition].values])
 
+    def errors_of(self, source: str) -> Metric:
+        """How often this source did not answer: for a page that shows one source, without the registry."""
+        name = clean(source)
+        self._count_from_zero(name)
+        family = Family(Definition(SCRAPE_ERRORS, SCRAPE_ERRORS_HELP, (*_SOURCE, "reason"), "counter"))
+        for reason in SOURCE_ERROR_REASONS:
+            [metric] = self._errors.labels(name, reason).collect()
+            family.add((name, reason), metric.samples[0].value)
+        return family
+
     def _count_from_zero(self, source: str) -> None:
         if source not in self._known:
             self._known.add(source)

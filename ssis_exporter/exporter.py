@@ -119,6 +119,12 @@ class Exporter:
         if self.history is not None:
             yield from self._ended.families(self.history.records(), [reading.source for reading in readings])
 
+    def families_of_one(self, readings: Sequence[Reading]) -> Iterator[Metric]:
+        """As `families` for one source, with how often it failed: such a page shows nothing of the registry."""
+        yield from self.families(readings)
+        for reading in readings:
+            yield self.collector.errors_of(reading.source)
+
     def keep_history(self, history: History) -> None:
         """From now on every look is counted; sources go on where the history's earlier life ended."""
         self.history = history

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -48,6 +49,9 @@ class Served(Readable, Protocol):
     def families(self, readings: Sequence[Reading]) -> Iterable[Metric]:
         """All families of one scrape; called on another thread."""
 
+    def families_of_one(self, readings: Sequence[Reading]) -> Iterable[Metric]:
+        """All families of one source, with those counters of the exporter's own that are about it."""
+
     async def reload(self) -> None:
         """Puts the configuration as it is now in force, or raises and keeps the old one."""
 
@@ -80,6 +84,8 @@ def make_application(exporter: Served, settings: WebSettings) -> Application:
         [
             (re.escape(settings.telemetry_path), MetricsHandler, given),
             ("/", PageHandler, given),
+            ("/probe", ProbeHandler, given),
+            ("/sd", DiscoveryHandler, given),
             (r"/api/v1/executions", ExecutionsHandler, given),
             (r"/-/healthy", HealthyHandler, given),
             (r"/-/ready", ReadyHandler, given),
@@ -97,7 +103,7 @@ class _Handler(Handler):
         self.web = web
         self.pages = pages
 
-    async def send_page(
+    async def send_chosen(
         self,
         content_type: str,
         make: Callable[[Sequence[Reading]], Iterable[bytes]],
@@ -105,12 +111,24 @@ class _Handler(Handler):
         budget: timedelta,
         kind: tuple[object, ...] = (),
     ) -> None:
-        """Reads the sources that the request names, and sends what `make` makes of them, compressed where taken."""
-        names = self._chosen()
+        """As `send_page`, for the sources that `collect[]` names, or all."""
+        names = self.get_query_arguments("collect[]", strip=False) or None
         if names is not None and (unknown := [name for name in names if name not in self.exporter.source_names]):
             known = ", ".join(clean(name) for name in self.exporter.source_names)
             self.refuse(HTTPStatus.BAD_REQUEST, f"collect[]: there is no source {clean(unknown[0])}; known are {known}")
             return
+        await self.send_page(content_type, make, names=names, budget=budget, kind=kind)
+
+    async def send_page(
+        self,
+        content_type: str,
+        make: Callable[[Sequence[Reading]], Iterable[bytes]],
+        *,
+        names: Sequence[str] | None,
+        budget: timedelta,
+        kind: tuple[object, ...] = (),
+    ) -> None:
+        """Reads the sources, and sends what `make` makes of them, compressed where taken."""
         gzip = accepts_gzip(self.request.headers.get("Accept-Encoding"))
 
         def made(readings: Sequence[Reading]) -> bytes:
@@ -141,9 +159,6 @@ class _Handler(Handler):
         """How long this scrape may wait for sources."""
         return scrape_budget(self.request.headers.get(TIMEOUT_HEADER), self.web.timeout_margin)
 
-    def _chosen(self) -> list[str] | None:
-        return self.get_query_arguments("collect[]", strip=False) or None
-
 
 class MetricsHandler(_Handler):
     """`/metrics`."""
@@ -151,7 +166,7 @@ class MetricsHandler(_Handler):
     async def get(self) -> None:
         """Every source's metrics under the scrape's deadline. A source that fails is `ssis_up` 0, never an error."""
         form = negotiate(self.request.headers.get("Accept"))
-        await self.send_page(form.content_type, lambda readings: self._make(readings, form), budget=self.budget())
+        await self.send_chosen(form.content_type, lambda readings: self._make(readings, form), budget=self.budget())
 
     async def head(self) -> None:
         """As GET, without the body."""
@@ -161,12 +176,68 @@ class MetricsHandler(_Handler):
         return render(self.exporter.families(readings), self.exporter.registry, form)
 
 
+class ProbeHandler(_Handler):
+    """`/probe`."""
+
+    async def get(self) -> None:
+        """One configured source, for a Prometheus that has each as a target of its own."""
+        asked = self.get_query_arguments("source", strip=False)
+        known = self.exporter.source_names
+        if len(asked) != 1 or asked[0] not in known:
+            names = ", ".join(clean(name) for name in known)
+            what = f"there is no source {clean(asked[0])}" if len(asked) == 1 else "give one source as ?source=NAME"
+            self.refuse(HTTPStatus.BAD_REQUEST, f"{what}; known are {names}")
+            return
+        form = negotiate(self.request.headers.get("Accept"))
+        await self.send_page(
+            form.content_type,
+            lambda readings: render(self.exporter.families_of_one(readings), None, form),
+            names=asked,
+            budget=self.budget(),
+        )
+
+    async def head(self) -> None:
+        """As GET, without the body."""
+        await self.get()
+
+
+class DiscoveryHandler(_Handler):
+    """`/sd`."""
+
+    async def get(self) -> None:
+        """
+        The configured sources in Prometheus's HTTP service discovery format, each to be scraped at `/probe`.
+
+        The target is this exporter as the request reached it. `instance` is the source's name: the address is the
+        same for all of them.
+        """
+        kinds = {source.name: source.kind for source in self.exporter.config.sources}
+        groups = [
+            {
+                "targets": [self.request.host],
+                "labels": {
+                    "__metrics_path__": "/probe",
+                    "__param_source": name,
+                    "__meta_ssis_kind": kinds.get(name, ""),
+                    "instance": name,
+                },
+            }
+            for name in self.exporter.source_names
+        ]
+        self.set_header("Content-Type", "application/json")
+        self.finish(json.dumps(groups))
+
+    async def head(self) -> None:
+        """As GET, without the body."""
+        await self.get()
+
+
 class ExecutionsHandler(_Handler):
     """`/api/v1/executions`."""
 
     async def get(self) -> None:
         """What runs now, as JSON."""
-        await self.send_page("application/json", self._make, budget=self.budget())
+        await self.send_chosen("application/json", self._make, budget=self.budget())
 
     async def head(self) -> None:
         """As GET, without the body."""
@@ -184,7 +255,7 @@ class PageHandler(_Handler):
         if "Content-Security-Policy" not in (self.web.guard.headers if self.web.guard is not None else {}):
             self.set_header("Content-Security-Policy", landing.CONTENT_SECURITY_POLICY)
         refreshes = self.get_query_argument("refresh", "") == "on"
-        await self.send_page(
+        await self.send_chosen(
             "text/html; charset=utf-8",
             lambda readings: self._make(readings, refreshes=refreshes),
             budget=min(self.budget(), PAGE_BUDGET),

@@ -41,6 +41,12 @@ class FakeExporter:
         """As `Exporter.families`."""
         return self.collector.families(readings)
 
+    def families_of_one(self, readings: Sequence[Reading]) -> Iterable[Metric]:
+        """As `Exporter.families_of_one`."""
+        yield from self.collector.families(readings)
+        for reading in readings:
+            yield self.collector.errors_of(reading.source)
+
     async def reload(self) -> None:
         """Counts, or fails as told."""
         self.reloads += 1
