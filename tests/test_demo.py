@@ -411,6 +411,43 @@ def test_speed_makes_life_shorter() -> None:
             assert one.data_flow == other.data_flow
 
 
+def test_the_past_tells_what_is_usual() -> None:
+    """
+    Each package has a record of runs before the estate began, in small pieces; none of them is ever open.
+    """
+    clock = Clock()
+    source = make_demo(clock, packages=120)
+    cursor: str | None = ""
+    pieces = []
+    while cursor is not None:
+        piece, cursor = source.past(cursor)
+        pieces.append(piece)
+    seen = source.snapshot()
+    past = [ended for piece in pieces for ended in piece]
+    usual = {package.name: package.usual for package in make_packages(1, 120)}
+
+    assert 3 == len(pieces)
+    assert {20} == set(Counter(ended.facts.package_name for ended in past).values())
+    assert len(past) == len({ended.facts.key for ended in past})
+    assert not {ended.facts.key for ended in past} & {run.key for run in seen.executions}
+    for ended in past:
+        assert ended.facts.started_at is not None
+        assert ended.facts.started_at < ended.ended_at < ORIGIN
+        assert ended.result is Result.SUCCEEDED
+        assert 0.8 <= ended.duration.total_seconds() / usual[ended.facts.package_name] <= 1.2
+
+
+def test_asking_for_the_past_changes_nothing() -> None:
+    """
+    The same runs follow, whether anybody asked for the past or not.
+    """
+    asked, unasked = Estate(seed=1, packages=20), Estate(seed=1, packages=20)
+    for index in range(20):
+        asked.past(index)
+
+    assert [life(run) for run in asked.advance(10_000)] == [life(run) for run in unasked.advance(10_000)]
+
+
 def test_what_ended_is_told_again_for_a_while() -> None:
     """
     A look whose answer nobody got costs no ended run; after five minutes it is not told any more.

@@ -10,6 +10,9 @@ from ssis_exporter.model import Result
 from ssis_exporter.sources.demo.packages import HOUR, MINUTE, Habit, Package, make_packages, stream
 from ssis_exporter.sources.demo.runs import NEVER, Plan, Run, plan_run
 
+PAST_RUNS = 20
+"""How many runs of each package ended before the estate's origin, for who wants to know what is usual."""
+
 _ENDS = 0
 _IS_CREATED = 1
 
@@ -32,6 +35,7 @@ class Estate:
         self._streams: list[random.Random] = []
         self._slots: list[float] = []
         self._opened: set[int] = set()
+        self._seed = seed
         # (moment, package, what, number of the run): no two are equal, so the order is the same everywhere.
         self._events: list[tuple[float, int, int, int]] = []
         for package in self.packages:
@@ -62,6 +66,21 @@ class Estate:
         """Ends the host process of an open run, now."""
         run.end_host(self.now)
         self._schedule_end(run)
+
+    def past(self, index: int) -> list[Run]:
+        """The last runs of one package that ended before the estate began, newest first, numbered below 0."""
+        package = self.packages[index]
+        # Streams of their own: whether anybody asks for the past changes nothing.
+        first = _first_slot(package, stream(self._seed, "runs", index))
+        numbers = stream(self._seed, "past", index)
+        runs = []
+        for turn in range(1, PAST_RUNS + 1):
+            plan = well(package, plan_run(package, first - turn * package.period, numbers))
+            length = package.usual * (0.8 + 0.4 * numbers.random())
+            # Numbers grow with time in the estate, so those of the past go down from -1.
+            number = -1 - index * PAST_RUNS - turn
+            runs.append(Run(number, package, replace(plan, ends=plan.started + length)))
+        return runs
 
     def _create(self, index: int, moment: float) -> None:
         package = self.packages[index]
@@ -97,9 +116,9 @@ def _first_slot(package: Package, numbers: random.Random) -> float:
     return -package.period * numbers.random()
 
 
-def _opening(package: Package, plan: Plan) -> Plan:
-    """The run that a package of the first few is in when the estate is first looked at."""
-    well = replace(
+def well(package: Package, plan: Plan) -> Plan:
+    """The same run, when nothing goes wrong with it."""
+    return replace(
         plan,
         pending=plan.created + 1.0,
         started=plan.created + 2.0,
@@ -108,16 +127,21 @@ def _opening(package: Package, plan: Plan) -> Plan:
         asked_to_stop=NEVER,
         host_lost=NEVER,
     )
+
+
+def _opening(package: Package, plan: Plan) -> Plan:
+    """The run that a package of the first few is in when the estate is first looked at."""
+    run = well(package, plan)
     match package.habit:
         case Habit.RUNAWAY:
-            return replace(well, ends=well.started + package.usual * (4.0 if package.usual > HOUR else 15.0))
+            return replace(run, ends=run.started + package.usual * (4.0 if package.usual > HOUR else 15.0))
         case Habit.STICKY:
-            stuck = well.started + package.usual
-            return replace(well, asked_to_stop=stuck, ends=stuck + 25 * MINUTE, result=Result.CANCELED)
+            stuck = run.started + package.usual
+            return replace(run, asked_to_stop=stuck, ends=stuck + 25 * MINUTE, result=Result.CANCELED)
         case Habit.ORPHANING:
-            lost = well.started + package.usual
-            return replace(well, host_lost=lost, ends=lost + 30 * MINUTE, result=Result.ENDED_UNEXPECTEDLY)
+            lost = run.started + package.usual
+            return replace(run, host_lost=lost, ends=lost + 30 * MINUTE, result=Result.ENDED_UNEXPECTEDLY)
         case Habit.QUEUEING:
-            return replace(well, started=8 * MINUTE, ends=8 * MINUTE + package.usual)
+            return replace(run, started=8 * MINUTE, ends=8 * MINUTE + package.usual)
         case Habit.STEADY | Habit.FAILING:
-            return well
+            return run

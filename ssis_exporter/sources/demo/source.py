@@ -29,13 +29,15 @@ from ssis_exporter.model import (
 from ssis_exporter.sources.demo.estate import Estate
 from ssis_exporter.sources.demo.packages import DOMAIN, HOUR, MINUTE
 from ssis_exporter.sources.demo.runs import Run
-from ssis_exporter.sources.interface import SourceSettings, StoppableSource
+from ssis_exporter.sources.interface import RecordingSource, SourceSettings, StoppableSource
 
 _EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 
 # A look may be lost (its scrape gave up) or go to a stop instead of a scrape, so what ended is told again for a while.
 _TOLD_AGAIN_FOR = timedelta(minutes=5)
 _TOLD_AGAIN_AT_MOST = 2000
+
+_PACKAGES_A_PIECE = 50
 
 _TROUBLE_LASTS = 5 * MINUTE
 _UNREACHABLE_AT = 50 * MINUTE
@@ -66,7 +68,7 @@ class _Known:
     host_process: HostProcess | None = None
 
 
-class DemoSource(StoppableSource):
+class DemoSource(RecordingSource, StoppableSource):
     """
     An estate made up in memory.
 
@@ -85,6 +87,7 @@ class DemoSource(StoppableSource):
     kind: ClassVar[str] = "demo"
     Settings: ClassVar[type[SourceSettings]] = DemoSettings
     can_force_stop: ClassVar[bool] = True
+    tells_stopping: ClassVar[bool] = True
 
     def __init__(
         self, name: str, settings: DemoSettings | None = None, *, now: Callable[[], datetime] | None = None
@@ -129,10 +132,25 @@ class DemoSource(StoppableSource):
             visibility=visibility,
             executions=executions,
             ended=ended,
+            records_ends=True,
             host_processes=self._host_processes(runs, estate.now),
             ambiguous=0,
             hosts_without_row=0,
         )
+
+    def past(self, cursor: str) -> tuple[Sequence[EndedExecution], str | None]:
+        """The last runs of some packages before the estate began; the cursor is the number of the next package."""
+        estate = self._let_time_pass()
+        first = int(cursor) if cursor.isdecimal() and len(cursor) < 10 else 0
+        following = first + _PACKAGES_A_PIECE
+        runs = [run for package in estate.packages[first:following] for run in estate.past(package.index)]
+        ended = [self._ended_as(run, self._facts(run, has_begun=True)) for run in runs]
+        ended.sort(key=lambda one: one.ended_at, reverse=True)
+        return ended, str(following) if following < len(estate.packages) else None
+
+    def first_error(self, instance_id: str) -> str:
+        """What a package says when it fails."""
+        return f"Data Flow Task: the destination refused a row of run {instance_id} (made up)"
 
     def request_stop(self, execution: Execution) -> StopReply:
         """Asks; most runs end a few (simulated) seconds later, one in ten stays `stopping` for long."""
@@ -268,6 +286,9 @@ class DemoSource(StoppableSource):
     def _ended(self, run: Run) -> EndedExecution:
         facts = self._remember(run, run.ends).facts
         del self._known[run.number]
+        return self._ended_as(run, facts)
+
+    def _ended_as(self, run: Run, facts: ExecutionFacts) -> EndedExecution:
         ended_at = self._clock(run.ends)
         duration = ended_at - facts.started_at if facts.started_at is not None else timedelta()
         return EndedExecution(facts=facts, result=run.result, ended_at=ended_at, duration=max(duration, timedelta()))
