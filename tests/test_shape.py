@@ -106,6 +106,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "credentials": {"errors", "certificates", "secretfile"},
     "admission": {"credentials", "handlers"},
     "silences": {"errors", "model"},
+    "stoppanel": {"landing", "model", "stopview"},
     "control": {"errors", "model", "addresses", "admission", "credentials", "listening", "stopview"},
     "webhook": {
         "errors",

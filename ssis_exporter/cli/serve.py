@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssis_exporter import __version__
+from ssis_exporter import __version__, stoppanel
 from ssis_exporter.addresses import Address
 from ssis_exporter.cli import exits, options
 from ssis_exporter.cli.folder import storage_folder
@@ -108,6 +108,7 @@ async def _serve(load: Callable[[], Config], flags: Flags, on_started: Callable[
             max_requests=flags.max_requests,
             enable_lifecycle=flags.enable_lifecycle,
             guard=web_config,
+            page_sections=lambda: (stoppanel.render(exporter.stopper),),
         )
         tls = web_config if web_config is not None and web_config.uses_tls else None
         listener = Listener(make_application(exporter, settings), flags.listen_addresses, tls=tls)
