@@ -237,6 +237,8 @@ class Conversation:
         scans: list[str] = []
         try:
             self._raise_if_told()
+            if self.server.before_each is not None:
+                self.server.before_each(text)
             results, scans = self.server.engine.run(session, text, parameters)
         except SqlError as exc:
             error = exc

@@ -37,6 +37,8 @@ class TdsServer:
             "catalog.stop_operation": self.stop_operation
         }
         self.faults = Faults()
+        self.before_each: Callable[[str], None] | None = None
+        """Called with the text of each query before it is run."""
         self.encryption = encryption
         self.exchanges: list[Exchange] = []
         self.logins: list[wire.Login] = []
@@ -67,10 +69,10 @@ class TdsServer:
         """How many clients are connected."""
         return len(self._connections)
 
-    @property
-    def statements(self) -> list[Exchange]:
-        """What was executed, login chatter excluded."""
-        return list(self.exchanges)
+    def wait_until_empty(self, seconds: float = 10) -> bool:
+        """Whether every client is gone within so many seconds."""
+        with self._calm:
+            return self._calm.wait_for(lambda: not self._connections, seconds)
 
     def forget(self) -> None:
         """Empties the record."""
@@ -146,8 +148,10 @@ class TdsServer:
             with contextlib.suppress(ConnectionError, OSError, ssl.SSLError, struct.error):
                 Conversation(self, connection).hold()
         finally:
-            self._connections.discard(connection)
             connection.close()
+            with self._calm:
+                self._connections.discard(connection)
+                self._calm.notify_all()
 
     def wait_while_frozen(self) -> None:
         """Returns when the server is not frozen (any more); raises `ConnectionError` when it closes."""

@@ -239,7 +239,8 @@ class Estate:
     def roll_back(self, execution_id: int) -> None:
         """That session rolls back."""
         with self.lock:
-            self.set(execution_id, **self.locked.pop(execution_id))
+            before = self.locked.pop(execution_id)
+            self.set(execution_id, **{name: value for name, value in before.items() if name != "execution_id"})
 
     def commit(self, execution_id: int) -> None:
         """That session commits."""

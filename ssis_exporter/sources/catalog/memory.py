@@ -96,6 +96,8 @@ class Memory:
         self.unsure: set[int] = set()
         """Ids whose rows were seen, but not committed when it mattered; to be read again."""
         self.highest = 0
+        self.floor = 0
+        """Up to it nothing new appears. It never goes down while the catalog is the same one."""
         self.origin: Origin | None = None
         self.rights: Rights | None = None
         self.fill: Fill | None = None
@@ -119,15 +121,9 @@ class Memory:
         return Bookmark(origin=self.origin.digest, highest=self.highest, began=self._began)
 
     @property
-    def floor(self) -> int:
-        """Below it nothing new appears."""
-        return max(self.highest - self._lookback, 0)
-
-    @property
     def zone(self) -> Zone:
         """What the server must find between `floor` and `highest` when nothing appeared there."""
-        floor = self.floor
-        return Zone(number=len(self._recent), total=sum(self._recent) - floor * len(self._recent))
+        return Zone(number=len(self._recent), total=sum(self._recent) - self.floor * len(self._recent))
 
     def start_over(self, *, origin: Origin, rights: Rights, highest: int, lowest: int) -> dict[int, OpenRun]:
         """Forgets all but where we are; returns what was open, for it has to be told which of it still is."""
@@ -145,6 +141,7 @@ class Memory:
             # From below the bookmark: rows may have appeared there since. Ends told twice count once.
             self.highest = max(bookmark.highest - self._lookback, bookmark.began)
             self.unsure = set(open_ids)
+        self.floor = max(self.highest - self._lookback, 0)
         return before
 
     def go_back(self, *, highest: int) -> dict[int, OpenRun]:
@@ -174,8 +171,8 @@ class Memory:
         for row in rows:
             self._recent.add(row.execution_id)
             self.highest = max(self.highest, row.execution_id)
-        floor = self.floor
-        self._recent = {execution_id for execution_id in self._recent if execution_id > floor}
+        self.floor = max(self.floor, self.highest - self._lookback)
+        self._recent = {execution_id for execution_id in self._recent if execution_id > self.floor}
 
     def keep(self, row: Row, now: datetime) -> None:
         """An open row: remembered, or brought up to date."""
