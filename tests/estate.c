@@ -5,6 +5,7 @@
  * ESTATE_MUTE set it only waits, and ends with its parent.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -152,6 +153,30 @@ static long write_file(const char *path, long bytes)
     return bytes;
 }
 
+/* What a look costs at least: one line of each process. Answers in microseconds of processor time. */
+static long read_all_stats(void)
+{
+    static char text[4096], path[300];
+    struct timespec began, ended;
+    struct dirent *entry;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &began);
+    DIR *folder = opendir("/proc");
+    while ((entry = readdir(folder)) != NULL) {
+        if (entry->d_name[0] < '0' || entry->d_name[0] > '9')
+            continue;
+        snprintf(path, sizeof path, "%s/stat", entry->d_name);
+        int file = openat(dirfd(folder), path, O_RDONLY | O_CLOEXEC);
+        if (file < 0)
+            continue;
+        while (read(file, text, sizeof text) < 0 && errno == EINTR)
+            ;
+        close(file);
+    }
+    closedir(folder);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ended);
+    return (ended.tv_sec - began.tv_sec) * 1000000 + (ended.tv_nsec - began.tv_nsec) / 1000;
+}
+
 static long handle(const char *word)
 {
     pid_t child;
@@ -198,6 +223,8 @@ static long handle(const char *word)
     }
     if (strcmp(word, "write") == 0)
         return write_file(field[1], atol(field[2]));
+    if (strcmp(word, "readstats") == 0)
+        return read_all_stats();
     if (strcmp(word, "autoreap") == 0)
         return signal(SIGCHLD, SIG_IGN) == SIG_ERR ? -1 : 0;
     if (strcmp(word, "name") == 0)

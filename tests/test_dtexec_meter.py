@@ -77,6 +77,8 @@ def test_bytes_that_may_not_be_read_are_unknown() -> None:
 
     assert meter.add(ROOT, {ROOT: usage(1, io=None)}).read_bytes is None
     assert 5 == meter.add(ROOT, {ROOT: usage(1, io=5), CHILD: usage(1, io=None)}).read_bytes
+    assert meter.add(ROOT, {ROOT: usage(1, io=None)}).read_bytes is None
+    assert 5 == meter.add(ROOT, {ROOT: usage(1, io=4)}).read_bytes
 
 
 FAMILIES = st.lists(

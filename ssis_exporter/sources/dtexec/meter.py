@@ -31,11 +31,32 @@ class Meter:
         self._taken_over = 0.0
         self._lost = 0.0
         self._cpu = 0.0
-        self._read: int | None = None
-        self._written: int | None = None
+        self._read = 0
+        self._written = 0
 
     def add(self, root: Member, now: Mapping[Member, Usage]) -> Figures:
         """The figures at this look. `now` has the usage of the run's own process, `root`, and of all below it."""
+        own = now[root]
+        if len(now) == 1 and len(self._last) <= 1 and not self._vanished_before:
+            # Most runs are one process and stay so.
+            both = own
+        else:
+            self._follow(now)
+            both = _sum_of(own, now)
+        self._last = now
+        self._cpu = max(self._cpu, self._lost + both.cpu + both.reaped_cpu)
+        self._read = max(self._read, both.read_bytes or 0)
+        self._written = max(self._written, both.written_bytes or 0)
+        return Figures(
+            cpu_time=timedelta(seconds=self._cpu),
+            resident_bytes=both.resident_bytes,
+            read_bytes=None if both.read_bytes is None else self._read,
+            written_bytes=None if both.written_bytes is None else self._written,
+            threads=both.threads,
+        )
+
+    def _follow(self, now: Mapping[Member, Usage]) -> None:
+        """Finds what vanished and what parents took over."""
         last = self._last
         vanished = sum(usage.cpu + usage.reaped_cpu for member, usage in last.items() if member not in now)
         if vanished or self._vanished_before:
@@ -46,23 +67,17 @@ class Meter:
             self._lost = max(self._lost, self._vanished - self._taken_over)
             self._vanished += vanished
             self._vanished_before = vanished > 0
-        self._last = now
-        total = self._lost + sum(usage.cpu + usage.reaped_cpu for usage in now.values())
-        self._cpu = max(self._cpu, total)
-        own = now[root]
-        self._read = _risen(self._read, own.read_bytes, [usage.read_bytes for usage in now.values()])
-        self._written = _risen(self._written, own.written_bytes, [usage.written_bytes for usage in now.values()])
-        return Figures(
-            cpu_time=timedelta(seconds=self._cpu),
-            resident_bytes=sum(usage.resident_bytes for usage in now.values()),
-            read_bytes=self._read,
-            written_bytes=self._written,
-            threads=sum(usage.threads for usage in now.values()),
-        )
 
 
-def _risen(before: int | None, own: int | None, all_of_them: list[int | None]) -> int | None:
-    """The larger of before and now; None where it is unknown for the run's own process."""
-    if own is None:
-        return None
-    return max(before or 0, sum(count for count in all_of_them if count is not None))
+def _sum_of(own: Usage, now: Mapping[Member, Usage]) -> Usage:
+    """All processes as one. Bytes are unknown where they are for the run's own process."""
+    usages = now.values()
+    return Usage(
+        start=own.start,
+        cpu=sum(usage.cpu for usage in usages),
+        reaped_cpu=sum(usage.reaped_cpu for usage in usages),
+        resident_bytes=sum(usage.resident_bytes for usage in usages),
+        threads=sum(usage.threads for usage in usages),
+        read_bytes=None if own.read_bytes is None else sum(usage.read_bytes or 0 for usage in usages),
+        written_bytes=None if own.written_bytes is None else sum(usage.written_bytes or 0 for usage in usages),
+    )

@@ -249,7 +249,11 @@ def _figures(run: Run, look: Look) -> Figures | None:
     if own is None:
         return None
     root = (run.seen.pid, own.start)
-    return run.meter.add(root, {root: own, **_usages(look, look.descendants(run.seen.pid))})
+    now = {root: own}
+    below = look.descendants(run.seen.pid)
+    if below:
+        now |= _usages(look, below)
+    return run.meter.add(root, now)
 
 
 def _usages(look: Look, pids: Iterable[int]) -> dict[Member, Usage]:
