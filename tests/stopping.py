@@ -37,6 +37,9 @@ class Time:
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.shortest_wait = 0.0
+        """Waits are no shorter, so that hours pass in few steps."""
+
         self._numbers = itertools.count()
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
 
@@ -51,7 +54,7 @@ class Time:
     async def wait(self, seconds: float) -> None:
         """Instead of `asyncio.sleep`."""
         future = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (self.seconds + seconds, next(self._numbers), future))
+        heapq.heappush(self._waiting, (self.seconds + max(seconds, self.shortest_wait), next(self._numbers), future))
         await future
 
     async def settle(self) -> None:
@@ -79,7 +82,7 @@ class Time:
         until = self.seconds + limit
         while not condition():
             assert self.seconds <= until, "it never came to that"
-            await self.advance(0.25)
+            await self.advance(max(0.25, self.shortest_wait))
 
 
 class InlineExecutor(Executor):
