@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import http.server
+import importlib
 import socket
 import ssl
 import threading
@@ -149,3 +150,14 @@ def test_what_is_no_address_is_a_usage_error(url: str, capsys: pytest.CaptureFix
     """
     assert exits.USAGE == healthcheck("--url", url)
     assert "no address to ask" in capsys.readouterr().err
+
+
+def test_the_command_list_hides_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    The module of the command `list` has the name of a built-in; once it was imported, the others still work.
+    """
+    importlib.import_module("ssis_exporter.cli.list")
+
+    assert exits.OK == cli.run(["--help"])
+    assert "healthcheck" in capsys.readouterr().out
+    assert exits.OK == healthcheck("--help")

@@ -40,7 +40,8 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of `COMMANDS`."""
         del ctx
-        return list(COMMANDS)
+        # Not `list(...)`: once the command `list` was imported, its module hides the built-in name in this file.
+        return [*COMMANDS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command, imported."""
@@ -82,7 +83,7 @@ def run(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
     try:
         # Not `cli.main`: it answers a closed pipe with 1, and on Windows expands what looks like a pattern.
-        given = sys.argv[1:] if arguments is None else list(arguments)
+        given = sys.argv[1:] if arguments is None else [*arguments]
         with cli.make_context("ssis-exporter", given) as context:
             result: Any = cli.invoke(context)
     except click.exceptions.Exit as exc:
