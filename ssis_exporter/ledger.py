@@ -283,7 +283,7 @@ def _nominate(connection: sqlite3.Connection, asked: Nomination | Door, at: date
         return find(connection, nomination.key), False
     event = _nominated(nomination, at, episode=row.episode)
     if isinstance(asked, Door) or not row.is_open or row.has_heard(nomination):
-        event = dataclasses.replace(event, kind=EventKind.REPEATED)
+        event = dataclasses.replace(event, kind=EventKind.REPEATED, details=_without_labels(nomination))
     add_event(connection, event)
     return find(connection, nomination.key), True
 
@@ -296,8 +296,13 @@ def _refused(asked: Door, at: datetime) -> Event:
         outcome=StopOutcome.REFUSED,
         reason=asked.reason,
         text=asked.text,
-        details={"nomination": asked.nomination, "origin": asked.nomination.origin},
+        details=_without_labels(asked.nomination),
     )
+
+
+def _without_labels(nomination: Nomination) -> dict[str, object]:
+    # Whoever may send messages must not be able to fill the disk with what is never acted on.
+    return {"nomination": dataclasses.replace(nomination, labels={}), "origin": nomination.origin}
 
 
 def _nominated(nomination: Nomination, at: datetime, *, episode: int) -> Event:

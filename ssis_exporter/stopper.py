@@ -193,6 +193,8 @@ class Stopper:
         What is not refused is on disk when this returns and comes to an outcome. Raises `StorageError`, and nothing
         was taken: the message has to come again.
         """
+        if not nominations:
+            return []
         await self._take_up()
         if self._closing:
             raise StorageError("the exporter is ending")

@@ -99,7 +99,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "ledgerrows": {"errors", "model", "stopview"},
     "ledger": {"errors", "model", "policy", "storage", "storagefolder", "ledgerrows", "stopview"},
-    "hold": {"errors", "storagefolder"},
+    "hold": {"errors", "labels", "storagefolder"},
     "sighting": {"errors", "model"},
     "stopmetrics": {"errors", "model"},
     "alertmessage": {"errors", "model"},
