@@ -139,6 +139,16 @@ def test_alert_uses_only_what_is_exported(rule: dict[str, Any]) -> None:
         assert set(re.findall(r"\$labels\.(\w+)", text)) <= labels
 
 
+def test_recorded_series_are_recorded() -> None:
+    """
+    Every recorded series that a rule uses is one that a rule records.
+    """
+    rules = [rule for path in RULE_FILES for group in YAML(typ="safe").load(path)["groups"] for rule in group["rules"]]
+    used = {name for rule in rules for name in re.findall(r"\bssis:[\w:]+", rule["expr"])}
+
+    assert used == {rule["record"] for rule in rules if "record" in rule}
+
+
 @pytest.mark.parametrize("rule", alerts())
 def test_an_alert_that_drives_a_stop_does_not_linger(rule: dict[str, Any]) -> None:
     """
