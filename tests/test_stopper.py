@@ -247,6 +247,24 @@ def test_a_source_that_hangs_stops_nothing_later(tmp_path: Path) -> None:
     play(tmp_path, work)
 
 
+def test_an_answer_after_its_time_is_too_late(tmp_path: Path) -> None:
+    """
+    A look that began in time and was answered after the nomination expired stops nothing.
+    """
+
+    async def work(scene: Scene) -> None:
+        scene.source.start("1")
+        scene.workers["local"].hangs = True
+        await scene.stopper.submit([scene.nominate("1")])
+        await scene.time.advance(15 * 60)
+        assert 1 == len(scene.stopper.pending())
+        scene.workers["local"].go_on()
+        assert "expired" == await scene.outcome("1")
+        assert [] == scene.source.stop_requests
+
+    play(tmp_path, work)
+
+
 @pytest.mark.parametrize("scope", [Scope.NONE, Scope.UNKNOWN, Scope.OWN, Scope.PARTIAL])
 def test_a_run_that_vanished_with_the_right_to_see_it_has_not_ended(tmp_path: Path, scope: Scope) -> None:
     """
