@@ -77,8 +77,11 @@ class Stopper:
         wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
         local: tzinfo | None = None,
         executor: Executor | None = None,
+        takes_up: bool = True,
     ) -> None:
+        """`takes_up` False leaves what the ledger has open to the next `serve`: for a command about one run."""
         self._settings = settings
+        self._takes_up = takes_up
         self._ledger = ledger
         self._hold = hold
         self._metrics = metrics
@@ -133,12 +136,13 @@ class Stopper:
 
     def pending(self) -> list[PendingStop]:
         """What is being worked on, oldest first."""
-        rows = sorted((stop.row.nominated_at, stop.row.id, stop) for stop, _ in self._work.values())
+        # A copy, because the page is made on another thread.
+        rows = sorted((stop.row.nominated_at, stop.row.id, stop) for stop, _ in list(self._work.values()))
         return [_pending(stop) for _, _, stop in rows if stop.row.is_open]
 
     def pending_by_source(self) -> Mapping[str, int]:
         """How many nominations of each source are being worked on."""
-        return Counter(stop.row.key.source for stop, _ in self._work.values() if stop.row.is_open)
+        return Counter(stop.row.key.source for stop, _ in list(self._work.values()) if stop.row.is_open)
 
     def last_outcomes(self, count: int = 20) -> list[PastStop]:
         """What became of the last nominations, newest first."""
@@ -322,6 +326,8 @@ class Stopper:
             self._last.extend(await self._ledger.last_outcomes(LAST_OUTCOMES))
             await self._read_places()
             self._taken_up = True
+            if not self._takes_up:
+                return
             for row in rows:
                 self._begin(row)
             if rows:

@@ -20,7 +20,7 @@ from ssis_exporter.stopmetrics import StopMetrics
 @asynccontextmanager
 async def stopping(config: Config, folder: Path, *, writes: bool) -> AsyncIterator[Stopping]:
     """
-    The stopper of a configuration and a storage folder, which it claims.
+    The stopper of a configuration and a storage folder, which it claims. What is open there stays as it is.
 
     Where nothing is to be written and there is no ledger yet, none is made. Raises `StorageInUse` when a service works
     with the folder, `ConfigError` for a configuration without `stop`.
@@ -31,7 +31,7 @@ async def stopping(config: Config, folder: Path, *, writes: bool) -> AsyncIterat
     exporter = Exporter(config, registry=registry, load=lambda: config)
     with tempfile.TemporaryDirectory(prefix="ssis_exporter-") as nowhere:
         used = folder if writes or (folder / NAME).exists() else Path(nowhere)
-        made = Stopping(config.stop, folder=used, exporter=exporter, metrics=StopMetrics(registry))
+        made = Stopping(config.stop, folder=used, exporter=exporter, metrics=StopMetrics(registry), takes_up=False)
         try:
             await made.start()
             yield made

@@ -60,7 +60,9 @@ class Stopping:
         exporter: Exporter,
         metrics: StopMetrics,
         typical: Callable[[ExecutionFacts], timedelta | None] = lambda _facts: None,
+        takes_up: bool = True,
     ) -> None:
+        """`takes_up` False leaves what the ledger has open to the next `serve`."""
         self._config: StopConfig | None = config
         self._started_with = config
         self._storage = Storage(folder)
@@ -74,6 +76,7 @@ class Stopping:
             source_names=lambda: exporter.source_names,
             typical=typical,
             silences=self._silenced,
+            takes_up=takes_up,
         )
         self._control = Control(self.stopper, folder)
         self._metrics = WebhookMetrics(exporter.registry)
