@@ -176,7 +176,8 @@ async def main(folder: Path, plan: dict[str, Any]) -> None:
         hold=Hold(storage.folder),
         worker=lambda name: worker if name == "files" else None,
         metrics=StopMetrics(CollectorRegistry()),
-        wait=lambda seconds: asyncio.sleep(min(seconds, 0.01)),
+        # Pauses are cut short; how long an answer is waited for is not.
+        wait=lambda seconds: asyncio.sleep(seconds if seconds >= 10 else min(seconds, 0.01)),
     )
     await stopper.start()
     for instance_id in plan["nominate"]:
