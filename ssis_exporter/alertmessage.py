@@ -123,6 +123,8 @@ def read_message(body: bytes) -> AlertMessage | NotAMessage:
         )
     except msgspec.ValidationError as exc:
         return NotAMessage(_one_line(str(exc)))
+    except UnicodeEncodeError:
+        return NotAMessage("a key of the body holds half of a surrogate pair")
 
 
 class Disposition(StrEnum):

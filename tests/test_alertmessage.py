@@ -244,6 +244,8 @@ def test_what_is_no_rfc_3339_time_is_refused(text: str) -> None:
         (b"{}", 'the body is not an Alertmanager webhook message of version "4"'),
         (b'{"version": NaN}', "the body is not JSON"),
         (b'{"version": ' + b"9" * 5000 + b"}", "the body is not JSON"),
+        (b'{"version": "4", "\\ud800": 1}', "a key of the body holds half of a surrogate pair"),
+        (b'{"version": "4", "alerts": [{"\\ud800": 1}]}', "a key of the body holds half of a surrogate pair"),
         (b'{"version": "4", "version": "4"}', "a key stands twice in one object of the body"),
         (b"[" * 300_000, "the body is nested too deeply"),
         (b'{"version":"4","alerts":[],"x":' + b"[" * 300_000, "the body is nested too deeply"),
