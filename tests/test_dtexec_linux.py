@@ -490,3 +490,19 @@ def test_missing_folder_comes_back(tmp_path: Path) -> None:
     source.close()
     source.close()
     assert ["a"] == names(source)
+
+
+def test_line_that_is_longer_than_lines_are(proc: Path) -> None:
+    """
+    A line that was cut is read again, whole; when the process is gone by then, it has ended.
+    """
+    for pid in (7, 8):
+        add(proc, pid, "dtexec", ["dtexec", "/F", "a.dtsx"])
+        line = (proc / f"{pid}/stat").read_text()
+        (proc / f"{pid}/stat").write_text(line.replace(" 4096 30 ", f" {'9' * 500} 30 "))
+    table = LinuxTable(proc)
+    cut = (proc / "8/stat").read_bytes()[:470]
+    shutil.rmtree(proc / "8")
+
+    assert ["a"] == names(DtexecSource("local", table=table))
+    assert not table.whole(cut).is_running

@@ -11,7 +11,6 @@ import errno
 import os
 import signal
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from functools import cached_property
@@ -43,7 +42,10 @@ from ssis_exporter.sources.dtexec.sight import what_is_seen
 
 _GONE = (errno.ENOENT, errno.ESRCH)
 _HIDDEN = (errno.EACCES, errno.EPERM)
-_STAT_BYTES = 2048
+# What is used of a line of /proc/PID/stat ends within 400 bytes even with the largest numbers that happen; a larger
+# piece costs a slower kind of memory, once per process.
+_STAT_BYTES = 470
+_LONGEST_LINE = 4096
 _LONGEST_ARGUMENTS = 1 << 20
 _NAMES_REMEMBERED = 4096
 
@@ -56,11 +58,11 @@ class _Stat:
 
     __slots__ = ("fields", "name", "pid")
 
-    def __init__(self, line: bytes, end_of_name: int) -> None:
-        begin = line.index(b"(")
+    def __init__(self, line: bytes) -> None:
+        begin, end = line.index(b"("), line.rindex(b") ")
         self.pid = int(line[:begin])
-        self.name = line[begin + 1 : end_of_name]
-        self.fields = line[end_of_name + 2 :].split(b" ", _STACK + 1)
+        self.name = line[begin + 1 : end]
+        self.fields = line[end + 2 :].split(b" ", _STACK + 1)
 
     @property
     def is_running(self) -> bool:
@@ -76,7 +78,7 @@ class _Stat:
 class LinuxLook(Look):
     """One pass over `/proc`."""
 
-    def __init__(self, table: LinuxTable, lines: list[tuple[bytes, int]], found: list[_Stat], hidden: int) -> None:
+    def __init__(self, table: LinuxTable, lines: list[bytes], found: list[_Stat], hidden: int) -> None:
         self._table = table
         self._lines = lines
         self._boot_seconds = time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -115,23 +117,27 @@ class LinuxLook(Look):
 
     def ancestors(self, pid: int) -> Iterable[int]:
         """By the parents that this look saw."""
-        parents, _ = self._family
         climbed: set[int] = set()
-        while (pid := parents.get(pid, 0)) and pid not in climbed:
+        while (stat := self._stat(pid)) is not None:
+            pid = int(stat.fields[_PARENT])
+            if pid == 0 or pid in climbed:
+                return
             climbed.add(pid)
             yield pid
 
     def descendants(self, pid: int) -> Sequence[int]:
         """By the parents that this look saw."""
-        _, children = self._family
-        found: list[int] = list(children.get(pid, ()))
+        children = self._children
+        if b"%d" % pid not in children:
+            return ()
+        found = [pid]
         # The reads of one look are spread over time, so a parent could be its child's child; nobody counts twice.
-        known = {pid, *found}
-        for below in found:
-            new = [child for child in children.get(below, ()) if child not in known]
+        known = {pid}
+        for above in found:
+            new = [below for below in map(int, children.get(b"%d" % above, ())) if below not in known]
             known.update(new)
             found.extend(new)
-        return found
+        return found[1:]
 
     def usage(self, pid: int) -> Usage | None:
         """From this look's line, and `/proc/PID/io` read now."""
@@ -164,24 +170,26 @@ class LinuxLook(Look):
             at = self._places.get(pid)
             if at is None:
                 return None
-            stat = self._stats[pid] = _Stat(*self._lines[at])
+            stat = self._stats[pid] = self._table.whole(self._lines[at])
         return stat
 
     @cached_property
     def _places(self) -> dict[int, int]:
-        return {int(line[: line.index(b" ")]): at for at, (line, _) in enumerate(self._lines)}
+        return {int(line[: line.index(b" ")]): at for at, line in enumerate(self._lines)}
 
     @cached_property
-    def _family(self) -> tuple[dict[int, int], dict[int, list[int]]]:
-        """Parent of each, children of each; only looks that found a run pay for it."""
-        parents: dict[int, int] = {}
-        children: dict[int, list[int]] = defaultdict(list)
-        for line, end in self._lines:
-            pid = int(line[: line.index(b" ")])
-            parent = int(line[end + 4 : line.index(b" ", end + 4)])
-            parents[pid] = parent
-            children[parent].append(pid)
-        return parents, children
+    def _children(self) -> dict[bytes, list[bytes]]:
+        """The pids below each pid; only looks that found a run pay for it, and not for making numbers of all."""
+        children: dict[bytes, list[bytes]] = {}
+        for line in self._lines:
+            begin = line.rindex(b") ") + 4
+            parent = line[begin : line.index(b" ", begin)]
+            pid = line[: line.index(b" ")]
+            if parent in children:
+                children[parent].append(pid)
+            else:
+                children[parent] = [pid]
+        return children
 
 
 class LinuxTable(ProcessTable):
@@ -197,36 +205,33 @@ class LinuxTable(ProcessTable):
     def look(self) -> LinuxLook:
         """Lists the processes and reads the line of each."""
         folder = self._open()
-        lines: list[tuple[bytes, int]] = []
-        found: list[_Stat] = []
+        lines: list[bytes] = []
         hidden = 0
-        # This loop runs once per process of the machine: it opens, reads, closes and finds the name, and nothing else.
-        ours, os_open, os_read, os_close = self._ours, os.open, os.read, os.close
+        # This loop runs once per process of the machine: it opens, reads and closes, and nothing else.
+        flags, os_open, os_read, os_close, keep = os.O_RDONLY | os.O_CLOEXEC, os.open, os.read, os.close, lines.append
         for entry in self._list(folder):
-            if not entry.isdigit():
+            # What is no process has a name of letters.
+            if entry > ":":
                 continue
             try:
-                file = os_open(entry + "/stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+                file = os_open(entry + "/stat", flags, dir_fd=folder)
             except OSError as exc:
                 hidden += self._hidden_or_gone(exc)
                 continue
             try:
-                line = os_read(file, _STAT_BYTES)
+                keep(os_read(file, _STAT_BYTES))
             except OSError as exc:
                 hidden += self._hidden_or_gone(exc)
-                continue
             finally:
                 os_close(file)
-            end = line.rfind(b") ")
-            if end < 0:
-                continue
-            lines.append((line, end))
-            name = line[line.index(b"(") + 1 : end]
-            known = ours.get(name)
-            if known if known is not None else self._is_ours(name):
-                found.append(_Stat(line, end))
         if not lines:
             raise SourceMissing(f"{self.path} shows no process, not even this one: is it a mounted proc file system?")
+        ours, found = self._ours, []
+        for line in lines:
+            name = line[line.find(b"(") + 1 : line.rfind(b") ")]
+            known = ours.get(name)
+            if known if known is not None else self._is_ours(name):
+                found.append(self.whole(line))
         return LinuxLook(self, lines, found, hidden)
 
     @cached_property
@@ -264,11 +269,17 @@ class LinuxTable(ProcessTable):
 
     def read_stat(self, pid: int) -> _Stat:
         """The line of one process, now. Raises `ProcessGone`, `ProcessHidden`."""
-        line = self._read(f"{pid}/stat", _STAT_BYTES)
-        end = line.rfind(b") ")
-        if end < 0:
-            raise ProcessGone(f"process {pid} is gone")
-        return _Stat(line, end)
+        return _Stat(self._read(f"{pid}/stat", _LONGEST_LINE))
+
+    def whole(self, line: bytes) -> _Stat:
+        """A line of a look, taken apart. One that was cut is read again; what is gone by then was a zombie's."""
+        stat = _Stat(line)
+        if len(stat.fields) > _STACK + 1:
+            return stat
+        try:
+            return self.read_stat(stat.pid)
+        except (ProcessGone, ProcessHidden):
+            return _Stat(line.rpartition(b") ")[0] + b") Z" + b" 0" * 50)
 
     def arguments(self, pid: int) -> tuple[str, ...]:
         """Its arguments; none for one that ends or begins. Raises `ProcessGone`, `ProcessHidden`."""

@@ -20,9 +20,8 @@ def what_is_seen(proc: Path, *, hidden: int) -> Visibility:
     `hidden` is how many processes were listed and could not be read (`hidepid=1`). With `hidepid=2` others' processes
     are not even listed; that pid 1, which always exists, cannot be found tells it.
     """
-    hides = hide_option(proc)
     owner = _owner_of_first(proc)
-    if owner is None or (hides and owner == os.geteuid() and not _may_trace()):
+    if owner is None or (owner == os.geteuid() and not _may_trace() and hide_option(proc)):
         return Visibility(Scope.OWN, f"only its own processes are shown to this account in {proc} (hidepid)")
     if hidden:
         return Visibility(Scope.PARTIAL, f"some processes in {proc} may not be read by this account")
