@@ -45,8 +45,7 @@ class TestCatalogSource(SourceContract):
 
     @pytest.fixture
     def broken_source(self, made: Rig) -> CatalogSource:
-        source = made.source("broken", settings=made.settings(server="127.0.0.1:1"))
-        return source
+        return made.source("broken", settings=made.settings(server="127.0.0.1:1"))
 
 
 def test_an_empty_catalog_is_an_empty_answer(made: Rig) -> None:
@@ -309,7 +308,7 @@ def test_a_look_in_which_nothing_changed_is_one_round_trip_of_few_rows(made: Rig
 
 def test_no_query_scans_and_none_asks_for_locks(made: Rig) -> None:
     """
-    Every statement seeks by id, with few parameters, reading uncommitted, giving way, waiting for locks a second.
+    Every statement seeks by id, with few parameters, and gives way; it reads uncommitted, but for what ended.
     """
     made.estate.fill(range(1, 3001), status=7)
     source = made.source()
@@ -323,8 +322,10 @@ def test_no_query_scans_and_none_asks_for_locks(made: Rig) -> None:
     queries = [one for one in made.server.exchanges if one.kind == "sql"]
     assert [] == [scan for one in queries for scan in one.scans]
     assert max(len(one.parameters) for one in queries) < 10
-    assert {("LOW", "1000")} == {(one.settings["DEADLOCK_PRIORITY"], one.settings["LOCK_TIMEOUT"]) for one in queries}
-    assert {"READ UNCOMMITTED", "READ COMMITTED"} == {one.settings["ISOLATION"] for one in queries}
+    how = {
+        (one.settings["ISOLATION"], one.settings["LOCK_TIMEOUT"], one.settings["DEADLOCK_PRIORITY"]) for one in queries
+    }
+    assert {("READ UNCOMMITTED", "1000", "LOW"), ("READ COMMITTED", "100", "LOW")} == how
 
 
 def test_the_text_of_a_look_never_changes(made: Rig) -> None:
@@ -442,8 +443,6 @@ def test_a_restore_is_noticed_and_read_anew(made: Rig) -> None:
     before = {run.key.instance_id: run.facts for run in source.snapshot().executions}
     made.server.restore(first)
     reused = made.estate.add(package_name="Another.dtsx")
-    with pytest.raises(Exception, match="sql01"):
-        source.snapshot()
 
     seen = complete(source)
 

@@ -52,6 +52,7 @@ class TdsServer:
             self._tls.load_cert_chain(certificate)
         self._closing = threading.Event()
         self._calm = threading.Condition()
+        self._held = 0
         self._connections: set[socket.socket] = set()
         self._threads: set[threading.Thread] = set()
         self._listener: socket.socket | None = None
@@ -69,6 +70,16 @@ class TdsServer:
         """How many clients are connected."""
         return len(self._connections)
 
+    def wait_until_count(self, count: int, seconds: float = 10) -> bool:
+        """Whether at most so many clients are left within so many seconds."""
+        with self._calm:
+            return self._calm.wait_for(lambda: len(self._connections) <= count, seconds)
+
+    def wait_until_asked(self, seconds: float = 10) -> bool:
+        """Whether a request came in while the server is frozen, within so many seconds."""
+        with self._calm:
+            return self._calm.wait_for(lambda: self._held > 0, seconds)
+
     def wait_until_empty(self, seconds: float = 10) -> bool:
         """Whether every client is gone within so many seconds."""
         with self._calm:
@@ -77,6 +88,7 @@ class TdsServer:
     def forget(self) -> None:
         """Empties the record."""
         self.exchanges.clear()
+        self.logins.clear()
 
     def listen(self) -> None:
         """Accepts connections (again, on the same port)."""
@@ -156,7 +168,10 @@ class TdsServer:
     def wait_while_frozen(self) -> None:
         """Returns when the server is not frozen (any more); raises `ConnectionError` when it closes."""
         with self._calm:
+            self._held += 1
+            self._calm.notify_all()
             self._calm.wait_for(lambda: not self.faults.frozen or self._closing.is_set())
+            self._held -= 1
         if self._closing.is_set():
             raise ConnectionError("server closes")
 

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 FILL_BUDGET = 1.5
 """Seconds of a look that the first fill, or catching up after a long absence, may take; a piece is read in any case."""
 
+MOST_LOCKS = 20
+"""Locks met in one look before the rest of what seems to have ended is left for the next one."""
+
 CREATED_EVERY = 60.0
 """Seconds between questions for runs that have been waiting in `created` for long."""
 
@@ -93,8 +96,7 @@ class Looker:
         # Only now: with the right to see them, rows that are not there are gone.
         for execution_id in vanished:
             memory.open.pop(execution_id, None)
-        ended, memory.found_ended = tuple(memory.found_ended), []
-        return Seen(now=now, visibility=last.rights.visibility, ended=ended)
+        return Seen(now=now, visibility=last.rights.visibility, ended=memory.tell(now))
 
     def _ask(self, queries: Queries, deadline: Deadline) -> tuple[Zone, Answer, list[Changed]]:
         """The usual round trip; one more for each further thousand of open runs."""
@@ -145,16 +147,14 @@ class Looker:
         self._take_survivors(queries, before, place.now, deadline)
 
     def _take_survivors(self, queries: Queries, before: dict[int, OpenRun], now: datetime, deadline: Deadline) -> None:
-        """What became of the runs that were open before: those that are the same ones were not gone for a moment."""
+        """The runs that were open before and are the same ones still: they were not gone for a moment."""
         for row in queries.by_id(before, deadline, committed=False):
             run = before[row.execution_id]
-            if not same_run(run.facts, row.facts(self._source)):
-                continue
-            if row.is_open:
+            if same_run(run.facts, row.facts(self._source)):
+                # Also one that seems to have ended: the look that follows settles it.
                 self.memory.restore(row.execution_id, run)
-                self.memory.keep(row, now)
-            else:
-                self.memory.found_ended.append(row.ended(run.facts, now))
+                if row.is_open:
+                    self.memory.keep(row, now)
 
     def _take_changes(self, changed: list[Changed], now: datetime) -> list[int]:
         """Known runs: what they are now. Returns those that seem to have ended."""
@@ -168,16 +168,14 @@ class Looker:
 
     def _settle(self, queries: Queries, gone: list[int], now: datetime, deadline: Deadline) -> list[int]:
         """Known runs that seem to have ended, by their committed rows. Returns those that have none."""
-        rows = self._committed(queries, gone, deadline) if gone else []
-        if rows is None:
-            return []
-        there = {row.execution_id for row in rows}
+        rows, locked = self._committed(queries, gone, deadline)
         for row in rows:
             if row.is_open:
                 self.memory.keep(row, now)
             else:
                 run = self.memory.open.pop(row.execution_id)
-                self.memory.found_ended.append(row.ended(run.facts, now))
+                self.memory.found_end(row, run.facts, now)
+        there = {row.execution_id for row in rows} | locked
         return [execution_id for execution_id in gone if execution_id not in there]
 
     def _take_fresh(self, queries: Queries, rows: list[Row], now: datetime, deadline: Deadline) -> bool:
@@ -222,28 +220,44 @@ class Looker:
         if not doubtful:
             return
         self.memory.unsure |= set(doubtful)
-        committed = self._committed(queries, doubtful, deadline)
-        if committed is None:
-            return
-        self.memory.unsure -= set(doubtful)
+        committed, locked = self._committed(queries, doubtful, deadline)
+        self.memory.unsure -= set(doubtful) - locked
         for row in committed:
             if row.is_open:
                 self.memory.keep(row, now)
             else:
-                self.memory.found_ended.append(row.ended(row.facts(self._source), now))
+                self.memory.found_end(row, None, now)
 
-    def _committed(self, queries: Queries, ids: list[int], deadline: Deadline) -> list[Row] | None:
-        """These rows as they are for certain; None while somebody holds one of them locked."""
-        try:
-            return queries.by_id(ids, deadline, committed=True)
-        except ServerError as exc:
-            if exc.number != LOCK_TIMEOUT:
-                raise
-            log.debug("source %s: of %d rows that seem to have ended, one is locked", self._source, len(ids))
-            return None
+    def _committed(self, queries: Queries, ids: list[int], deadline: Deadline) -> tuple[list[Row], set[int]]:
+        """These rows as they are for certain, and the ids of those that somebody holds locked."""
+        rows: list[Row] = []
+        locked: set[int] = set()
+        waiting = [ids] if ids else []
+        locks_met = 0
+        while waiting:
+            piece = waiting.pop()
+            try:
+                rows += queries.by_id(piece, deadline, committed=True)
+            except ServerError as exc:
+                if exc.number != LOCK_TIMEOUT:
+                    raise
+                locks_met += 1
+                if len(piece) == 1 or locks_met > MOST_LOCKS:
+                    locked |= set(piece)
+                else:
+                    # The others must not wait for the one that is locked.
+                    waiting += [piece[: len(piece) // 2], piece[len(piece) // 2 :]]
+        if locked:
+            log.debug("source %s: %d rows that seem to have ended are locked", self._source, len(locked))
+        return rows, locked
 
     def _fill(self, queries: Queries, now: datetime, deadline: Deadline) -> bool:
-        """Goes on with the first fill. Returns whether it asked."""
+        """
+        Goes on with the first fill. Returns whether it asked.
+
+        It takes no locks, so of the runs that nobody knew yet one could be passed over: one whose end was written but
+        not committed in the moment of the fill, and is rolled back later. SSIS commits each end by itself.
+        """
         memory = self.memory
         began = self._monotonic()
         budget = min(FILL_BUDGET, deadline.left / 3)

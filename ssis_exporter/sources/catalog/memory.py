@@ -17,6 +17,9 @@ LOOKBACK = 1000
 CREATED_IS_YOUNG = timedelta(minutes=10)
 """How long a run that waits in `created` is asked for at every look. A start usually follows within seconds."""
 
+CLOCKS_DIFFER = timedelta(minutes=1)
+"""How far the clocks of two servers between which a database fails over may be apart."""
+
 FIRST_WIDTH = 10_000
 """Ids of the first piece of a fill."""
 
@@ -105,6 +108,10 @@ class Memory:
         """Ends that no snapshot has told of yet."""
         self.is_behind = False
         """Whether there are newer rows than those that were read."""
+        self.looked_at: datetime | None = None
+        """The server's clock at the last look that came to its end."""
+        self.ends_since: datetime | None = None
+        """Ends before it are not told; None while all are."""
         self._recent: set[int] = set()
         self._began = 0
         self._resumed: tuple[Bookmark, frozenset[int]] | None = None
@@ -131,7 +138,10 @@ class Memory:
         self.open = {}
         self.unsure = set()
         self.origin, self.rights = origin, rights
-        self.highest = self._began = highest
+        # After a failover newer runs came and went unseen. What ended before our last look is the past of another
+        # catalog, which may have taken the place of ours.
+        self.ends_since = self.looked_at
+        self.highest = self._began = highest if self.looked_at is None else min(highest, self.highest)
         self._recent = set()
         self.fill = Fill(low=max(lowest, 1), high=highest) if highest else None
         resumed, self._resumed = self._resumed, None
@@ -143,6 +153,20 @@ class Memory:
             self.unsure = set(open_ids)
         self.floor = max(self.highest - self._lookback, 0)
         return before
+
+    def found_end(self, row: Row, facts: ExecutionFacts | None, now: datetime) -> None:
+        """A row that ended, to be told; `facts` are those of a run that was open before."""
+        end = row.ended(facts or row.facts(self._source), now)
+        if facts is not None or self.ends_since is None or end.ended_at >= self.ends_since - CLOCKS_DIFFER:
+            self.found_ended.append(end)
+
+    def tell(self, now: datetime) -> tuple[EndedExecution, ...]:
+        """A look came to its end: the ends to tell, once."""
+        ended, self.found_ended = tuple(self.found_ended), []
+        self.looked_at = now
+        if not self.is_behind:
+            self.ends_since = None
+        return ended
 
     def go_back(self, *, highest: int) -> dict[int, OpenRun]:
         """The newest rows vanished (a start that was rolled back); returns what was open, to be looked at again."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Self
 
-from ssis_exporter.errors import SourceError, SsisExporterError, StopFailed
+from ssis_exporter.errors import SourceError, SourceUnreachable, SsisExporterError, StopFailed
 from ssis_exporter.extras import need
 from ssis_exporter.model import (
     DataFlow,
@@ -29,7 +29,7 @@ from ssis_exporter.sources.catalog.counters import Counters
 from ssis_exporter.sources.catalog.deadline import Deadline
 from ssis_exporter.sources.catalog.hosts import HostsSeen, LocalHosts, make_local_hosts
 from ssis_exporter.sources.catalog.identity import check_identity
-from ssis_exporter.sources.catalog.look import Looker
+from ssis_exporter.sources.catalog.look import Looker, Seen
 from ssis_exporter.sources.catalog.memory import LOOKBACK, Bookmark, Memory, OpenRun
 from ssis_exporter.sources.catalog.patience import Patience
 from ssis_exporter.sources.catalog.session import CatalogSession
@@ -100,10 +100,10 @@ class CatalogSource(RecordingSource, StoppableSource):
         """The open runs now, and the runs that ended since the look before."""
         deadline = self._deadline()
         with self._telling():
-            session = self._open(deadline)
-            seen = self._looker.look(session.queries, deadline)
+            session, seen = self._look(deadline)
             memory = self._looker.memory
-            incomplete = memory.fill is not None or memory.is_behind
+            # A row that is locked may be an open run: without it the answer is a lower bound, too.
+            incomplete = memory.fill is not None or memory.is_behind or bool(memory.unsure)
             hosts = self._hosts.look(memory.open, session.server, all_known=not incomplete)
             flows = self._data_flows(deadline)
             return Snapshot(
@@ -209,6 +209,21 @@ class CatalogSource(RecordingSource, StoppableSource):
 
             self._tls = make_context(self._settings)
         return self._tls
+
+    def _look(self, deadline: Deadline) -> tuple[CatalogSession, Seen]:
+        kept = self._session
+        session = self._open(deadline)
+        try:
+            return session, self._looker.look(session.queries, deadline)
+        except Exception as exc:
+            # A connection that was kept may have died since the last look: the server was restarted, failed over, was
+            # restored. That is no trouble of this look.
+            if session is not kept or not isinstance(as_source_error(exc, about=""), SourceUnreachable):
+                raise
+            log.debug("source %s: the connection is gone, connecting anew: %s", self.name, exc)
+            self.close()
+            session = self._open(deadline)
+            return session, self._looker.look(session.queries, deadline)
 
     def _open(self, deadline: Deadline) -> CatalogSession:
         if self._session is not None and self._session.is_open:
