@@ -39,6 +39,7 @@ from ssis_exporter.sources.dtexec.processes import (
 )
 from ssis_exporter.sources.dtexec.programs import NameSays, by_kernel_name
 from ssis_exporter.sources.dtexec.sight import what_is_seen
+from ssis_exporter.sources.dtexec.statline import CSTIME, CUTIME, PARENT, RSS, STACK, START, STIME, THREADS, UTIME, Stat
 
 _GONE = (errno.ENOENT, errno.ESRCH)
 _HIDDEN = (errno.EACCES, errno.EPERM)
@@ -49,36 +50,11 @@ _LONGEST_LINE = 4096
 _LONGEST_ARGUMENTS = 1 << 20
 _NAMES_REMEMBERED = 4096
 
-# Places in what follows the name in /proc/PID/stat; see proc_pid_stat(5), whose numbers are larger by 3.
-_STATE, _PARENT, _UTIME, _STIME, _CUTIME, _CSTIME, _THREADS, _START, _RSS, _STACK = 0, 1, 11, 12, 13, 14, 17, 19, 21, 25
-
-
-class _Stat:
-    """One line of `/proc/PID/stat`, taken apart. The name may hold blanks, parentheses and line feeds."""
-
-    __slots__ = ("fields", "name", "pid")
-
-    def __init__(self, line: bytes) -> None:
-        begin, end = line.index(b"("), line.rindex(b") ")
-        self.pid = int(line[:begin])
-        self.name = line[begin + 1 : end]
-        self.fields = line[end + 2 :].split(b" ", _STACK + 1)
-
-    @property
-    def is_running(self) -> bool:
-        """A zombie's threads may still run after its first thread has ended."""
-        return self.fields[_STATE] not in (b"Z", b"X", b"x") or int(self.fields[_THREADS]) > 1
-
-    def sighting(self) -> Sighting:
-        fields = self.fields
-        # The place of the stack moves at every exec. The kernel shows 0 to those who may not trace the process.
-        return Sighting(self.pid, int(fields[_START]), os.fsdecode(self.name), int(fields[_STACK]))
-
 
 class LinuxLook(Look):
     """One pass over `/proc`."""
 
-    def __init__(self, table: LinuxTable, lines: list[bytes], found: list[_Stat], hidden: int) -> None:
+    def __init__(self, table: LinuxTable, lines: list[bytes], found: list[Stat], hidden: int) -> None:
         self._table = table
         self._lines = lines
         self._boot_seconds = time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -119,7 +95,7 @@ class LinuxLook(Look):
         """By the parents that this look saw."""
         climbed: set[int] = set()
         while (stat := self._stat(pid)) is not None:
-            pid = int(stat.fields[_PARENT])
+            pid = int(stat.fields[PARENT])
             if pid == 0 or pid in climbed:
                 return
             climbed.add(pid)
@@ -147,11 +123,11 @@ class LinuxLook(Look):
         fields, ticks = stat.fields, self._table.ticks_per_second
         read_bytes, written_bytes = self._table.io(pid)
         return Usage(
-            int(fields[_START]),
-            (int(fields[_UTIME]) + int(fields[_STIME])) / ticks,
-            (int(fields[_CUTIME]) + int(fields[_CSTIME])) / ticks,
-            max(int(fields[_RSS]), 0) * self._table.page_bytes,
-            int(fields[_THREADS]),
+            int(fields[START]),
+            (int(fields[UTIME]) + int(fields[STIME])) / ticks,
+            (int(fields[CUTIME]) + int(fields[CSTIME])) / ticks,
+            max(int(fields[RSS]), 0) * self._table.page_bytes,
+            int(fields[THREADS]),
             read_bytes,
             written_bytes,
         )
@@ -161,10 +137,10 @@ class LinuxLook(Look):
         stat = self._stat(pid)
         if stat is None:
             return f"{pid} gone"
-        seconds = (int(stat.fields[_UTIME]) + int(stat.fields[_STIME])) / self._table.ticks_per_second
+        seconds = (int(stat.fields[UTIME]) + int(stat.fields[STIME])) / self._table.ticks_per_second
         return f"{pid} {os.fsdecode(stat.name)} {seconds:.2f}s"
 
-    def _stat(self, pid: int) -> _Stat | None:
+    def _stat(self, pid: int) -> Stat | None:
         stat = self._stats.get(pid)
         if stat is None:
             at = self._places.get(pid)
@@ -267,19 +243,19 @@ class LinuxTable(ProcessTable):
         if folder is not None:
             os.close(folder)
 
-    def read_stat(self, pid: int) -> _Stat:
+    def read_stat(self, pid: int) -> Stat:
         """The line of one process, now. Raises `ProcessGone`, `ProcessHidden`."""
-        return _Stat(self._read(f"{pid}/stat", _LONGEST_LINE))
+        return Stat(self._read(f"{pid}/stat", _LONGEST_LINE))
 
-    def whole(self, line: bytes) -> _Stat:
+    def whole(self, line: bytes) -> Stat:
         """A line of a look, taken apart. One that was cut is read again; what is gone by then was a zombie's."""
-        stat = _Stat(line)
-        if len(stat.fields) > _STACK + 1:
+        stat = Stat(line)
+        if len(stat.fields) > STACK + 1:
             return stat
         try:
             return self.read_stat(stat.pid)
         except (ProcessGone, ProcessHidden):
-            return _Stat(line.rpartition(b") ")[0] + b") Z" + b" 0" * 50)
+            return Stat(line.rpartition(b") ")[0] + b") Z" + b" 0" * 50)
 
     def arguments(self, pid: int) -> tuple[str, ...]:
         """Its arguments; none for one that ends or begins. Raises `ProcessGone`, `ProcessHidden`."""
