@@ -27,7 +27,10 @@ from tests.estate import Estate
 from tests.real import cannot_run, need_root
 from tests.test_dtexec_source import run_of, runs_of
 
-pytestmark = pytest.mark.real
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="these processes are read from Linux's /proc"),
+]
 
 
 @pytest.fixture

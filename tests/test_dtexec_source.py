@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from ssis_exporter.errors import SourceBroken
 from ssis_exporter.model import Execution, ExecutionStatus, Scope
 from ssis_exporter.sources.dtexec import DtexecSettings, DtexecSource
 from ssis_exporter.sources.dtexec.linux import LinuxTable
-from ssis_exporter.sources.dtexec.portable import PortableTable
+from ssis_exporter.sources.dtexec.portable import PortableLook, PortableTable
 from ssis_exporter.sources.interface import Source
 from ssis_exporter.testing import SourceContract
 from tests.estate import Child, Estate
@@ -69,6 +70,31 @@ class TestDtexecSource(SourceContract):
     def broken_source(self, tmp_path: Path) -> Source:
         """There is no `/proc`."""
         return DtexecSource("local", table=LinuxTable(tmp_path / "missing"))
+
+
+class TestPortableDtexecSource(SourceContract):
+    """The same rules over psutil."""
+
+    @pytest.fixture
+    def source(self, estate: Estate) -> Iterator[Source]:
+        """One package runs."""
+        estate.start("dtexec", "/F", "a.dtsx")
+        source = DtexecSource("local", table=PortableTable())
+        yield source
+        source.close()
+
+    @pytest.fixture
+    def broken_source(self) -> Source:
+        """Processes cannot be listed."""
+
+        class Broken(PortableTable):
+            """Fails as psutil does."""
+
+            def look(self) -> PortableLook:
+                """Fails."""
+                raise SourceBroken("the processes cannot be listed")
+
+        return DtexecSource("local", table=Broken())
 
 
 @pytest.mark.parametrize(

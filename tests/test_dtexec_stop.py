@@ -31,7 +31,10 @@ from tests.estate import Child, Estate, term_ignored
 from tests.real import need_root
 from tests.test_dtexec_source import run_of, runs_of
 
-pytestmark = pytest.mark.real
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="these processes are read from Linux's /proc"),
+]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from ssis_exporter.sources.dtexec.commandline import PackageCall, Place
 from ssis_exporter.sources.dtexec.meter import Member, Meter
 from ssis_exporter.sources.dtexec.naming import Naming
 from ssis_exporter.sources.dtexec.processes import Details, Look, ProcessGone, ProcessHidden, Sighting, Usage
-from ssis_exporter.sources.dtexec.programs import Identified, Program, Via, identify
+from ssis_exporter.sources.dtexec.programs import Identified, NameSays, Program, Via, by_kernel_name, identify
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +133,8 @@ class Runs:
     def _examine(self, look: Look, seen: Sighting, now: datetime) -> _Process | None:
         """What a process is; None where it cannot be told now."""
         try:
+            if by_kernel_name(seen.name) is NameSays.LOADER and self._runs_something_else(look, seen):
+                return _Other(seen=seen, identified=None, is_certain=seen.image != 0)
             details = look.details(seen)
             identified = identify(seen.name, details.arguments)
             # Without an image nothing tells when a loader or a script has become another program.
@@ -160,6 +162,12 @@ class Runs:
         if call is None:
             return _Other(seen=seen, identified=identified, is_certain=is_certain)
         return _Candidate(seen=seen, identified=identified, is_certain=is_certain, call=call, details=details)
+
+    @staticmethod
+    def _runs_something_else(look: Look, seen: Sighting) -> bool:
+        """One read tells it of almost all shells, which may be many."""
+        arguments = look.arguments(seen.pid)
+        return bool(arguments) and identify(seen.name, arguments or ()) is None
 
     def _as_it_was(self, seen: Sighting) -> _Process | None:
         """A known process in the middle of a change, or one that may no longer be read, is still the same process."""
