@@ -8,6 +8,7 @@ import json
 import logging
 import ssl
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -18,9 +19,11 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
+from ssis_exporter.addresses import Address
 from ssis_exporter.admission import MAX_BODIES_BYTES, MAX_BODY_BYTES
 from ssis_exporter.credentials import Failures, Tokens, bearer
 from ssis_exporter.errors import ConfigError, StorageError
+from ssis_exporter.listening import Listener
 from ssis_exporter.model import Decision, ExecutionKey, Nomination, RefusalReason, StopOutcome
 from ssis_exporter.stopconfig import StopConfig, StopTlsConfig
 from ssis_exporter.webhook import (
@@ -31,7 +34,9 @@ from ssis_exporter.webhook import (
     make_tls,
     make_webhook_application,
 )
+from tests.certs import Authority
 from tests.serving import Answer, Served, read_all, serving, wait_until
+from tests.stopping import Scene
 from tests.test_alertmessage import BODIES, LABELS, alert, body
 
 TOKEN = "3f1c0d5b7a9e4c2d8f6a1b0c9d8e7f6a"
@@ -591,3 +596,131 @@ def test_an_address_for_others_is_refused_once_more(token_file: Path) -> None:
     for config in (open_to_others(), open_to_others(token_files=(token_file,)), open_to_others(tls=tls)):
         with pytest.raises(ConfigError, match="can be reached from other machines"):
             make_admission(config, metrics)
+
+
+def test_tls_and_a_token(tmp_path: Path, token_file: Path) -> None:
+    """
+    Encrypted, on any name that the certificate has; the host name is the certificate's business then.
+    """
+    authority = Authority()
+    cert, key = authority.sign().write(tmp_path)
+    config = StopConfig(token_files=(token_file,), tls=StopTlsConfig(cert_file=cert, key_file=key))
+    with webhook(config, client=authority.client_context) as hook:
+        assert 202 == hook.post(body(), host="etl01.corp.example:10059").status
+        assert 401 == hook.post(body(), token=None).status
+        assert 403 == hook.post(body(), headers={"Origin": "http://evil.example.com"}).status
+
+
+@pytest.mark.parametrize(
+    ("names", "code"),
+    [
+        (("alertmanager.corp.example",), 202),
+        (("other.corp.example", "10.1.2.3"), 202),
+        (("spiffe://corp/alertmanager",), 202),
+        (("other.corp.example",), 403),
+        (("x.alertmanager.corp.example", "alertmanager.corp.example.evil"), 403),
+        ((), 403),
+    ],
+)
+def test_client_certificates_and_their_names(
+    tmp_path: Path, token_file: Path, names: tuple[str, ...], code: int
+) -> None:
+    """
+    A client certificate must carry one of the allowed names, exactly; the token is demanded as well.
+    """
+    authority = Authority()
+    cert, key = authority.sign().write(tmp_path)
+    (tmp_path / "ca.pem").write_text(authority.cert)
+    tls = StopTlsConfig(
+        cert_file=cert,
+        key_file=key,
+        client_ca_file=tmp_path / "ca.pem",
+        client_allowed_sans=("alertmanager.corp.example", "10.1.2.3", "spiffe://corp/alertmanager"),
+    )
+    client = authority.sign(names=names)
+    with webhook(
+        StopConfig(token_files=(token_file,), tls=tls), client=lambda: client.client_context(tmp_path, authority.cert)
+    ) as hook:
+        assert code == hook.post(body()).status
+        assert {202: 401, 403: 403}[code] == hook.post(body(), token=None).status
+
+
+def test_who_shows_no_certificate_or_a_strangers(tmp_path: Path) -> None:
+    """
+    No certificate is 401, and counted; one that another authority signed ends the handshake.
+    """
+    authority = Authority()
+    cert, key = authority.sign().write(tmp_path)
+    (tmp_path / "ca.pem").write_text(authority.cert)
+    tls = StopTlsConfig(cert_file=cert, key_file=key, client_ca_file=tmp_path / "ca.pem")
+    stranger = Authority().sign()
+    with webhook(StopConfig(tls=tls), client=authority.client_context) as hook:
+        answer = hook.post(body())
+
+        assert (401, b"") == (answer.status, answer.body)
+        assert "www-authenticate" not in answer.headers
+        assert 1 == hook.counted(401)
+    with webhook(StopConfig(tls=tls), client=lambda: stranger.client_context(tmp_path, authority.cert)) as hook:
+        with pytest.raises((OSError, IndexError)):
+            hook.post(body())
+
+        assert [] == hook.decider.nominated
+
+
+def test_a_certificate_without_names_to_check(tmp_path: Path) -> None:
+    """
+    Without `client_allowed_sans` every certificate of the authority will do.
+    """
+    authority = Authority()
+    cert, key = authority.sign().write(tmp_path)
+    (tmp_path / "ca.pem").write_text(authority.cert)
+    tls = StopTlsConfig(cert_file=cert, key_file=key, client_ca_file=tmp_path / "ca.pem")
+    client = authority.sign(names=())
+    with webhook(StopConfig(tls=tls), client=lambda: client.client_context(tmp_path, authority.cert)) as hook:
+        assert 202 == hook.post(body(), token=None).status
+
+
+def test_plain_http_to_a_listener_with_tls(tmp_path: Path, token_file: Path) -> None:
+    """
+    Nothing is answered in the clear.
+    """
+    cert, key = Authority().sign().write(tmp_path)
+    config = StopConfig(token_files=(token_file,), tls=StopTlsConfig(cert_file=cert, key_file=key))
+    with webhook(config) as hook, hook.served.connect() as peer:
+        peer.sendall(request(body()))
+
+        assert b"HTTP" not in read_all(peer)
+
+
+async def stopper_answers(folder: Path) -> tuple[float, list[str]]:
+    """How long a real stopper takes to answer while a source hangs, and what it answers."""
+    async with Scene(folder, sources=("sqlprod01", "other")) as scene:
+        scene.workers["sqlprod01"].hangs = True
+        registry = CollectorRegistry()
+        metrics = WebhookMetrics(registry)
+        application = make_webhook_application(scene.stopper, make_admission(StopConfig(), metrics), metrics)
+        listener = Listener(application, [Address("127.0.0.1", 0)], limits=LIMITS)
+        await listener.start()
+        try:
+            began = time.monotonic()
+            codes = []
+            for _ in range(5):
+                reader, writer = await asyncio.open_connection("127.0.0.1", listener.ports[0])
+                writer.write(request(body(), token=None))
+                codes.append((await reader.read()).split()[1].decode())
+                writer.close()
+            return time.monotonic() - began, codes
+        finally:
+            scene.workers["sqlprod01"].go_on()
+            await listener.drain(1.0)
+
+
+def test_accepted_messages_are_answered_while_a_source_hangs(tmp_path: Path) -> None:
+    """
+    The answer waits for the ledger, never for a source: five messages, each well within a second.
+    """
+    took, codes = asyncio.run(stopper_answers(tmp_path))
+    print(f"five messages were answered within {took:.3f} s while the source hung")
+
+    assert ["202"] * 5 == codes
+    assert took < 5
