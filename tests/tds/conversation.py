@@ -292,7 +292,9 @@ class Conversation:
         if error is not None:
             self._send(_tokens(error) + wire.done(wire.DONEPROC, wire.DONE_ERROR))
         else:
-            self._send(wire.return_status(status) + wire.done(wire.DONEPROC, 0))
+            whispers = self.server.stop_operation.whispers
+            aside = wire.message(whispers.pop(0), "said aside", severity=16) if whispers else b""
+            self._send(aside + wire.return_status(status) + wire.done(wire.DONEPROC, 0))
 
     def _raise_if_told(self) -> None:
         errors = self.server.faults.errors

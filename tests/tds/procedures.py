@@ -40,6 +40,8 @@ class StopProcedure:
     """Error numbers for the next calls, one each."""
     returns: list[int] = field(default_factory=list)
     """Values for the next calls to return without raising."""
+    whispers: list[int] = field(default_factory=list)
+    """Error numbers that the next calls send along without ending by them."""
     leaves_stopping: bool = False
     """Whether an error told in `raises` leaves the row at stopping, as a failed CLR call does."""
     ends_row_with: int | None = None
