@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from ssis_exporter.errors import SourceMissing, SourceUnreachable
 from ssis_exporter.sources.catalog.deadline import Deadline
@@ -17,9 +19,16 @@ BROWSER_WAIT = 2.0
 
 LONGEST_REPLY = 65535
 
+Resolver: TypeAlias = Callable[..., list[tuple[Any, ...]]]
+"""As `socket.getaddrinfo`."""
+
 
 def connect(
-    address: ServerAddress, deadline: Deadline, *, browser_port: int = BROWSER_PORT
+    address: ServerAddress,
+    deadline: Deadline,
+    *,
+    browser_port: int = BROWSER_PORT,
+    resolve: Resolver = socket.getaddrinfo,
 ) -> tuple[socket.socket, int]:
     """
     A connected socket and the port that was used.
@@ -27,8 +36,8 @@ def connect(
     A name with several addresses (a listener of an availability group over two subnets has one that is dead) is tried
     address by address, each with its share of the time left. Raises `SourceUnreachable` when none answers.
     """
-    port = address.port or instance_port(address, deadline, browser_port=browser_port)
-    found = _addresses(address.host, port)
+    port = address.port or instance_port(address, deadline, browser_port=browser_port, resolve=resolve)
+    found = _addresses(address.host, port, resolve)
     troubles: list[str] = []
     for place, (family, sockaddr) in enumerate(found):
         share = deadline.left / (len(found) - place)
@@ -46,9 +55,9 @@ def connect(
     raise SourceUnreachable(f"port {port} does not answer ({'; '.join(troubles)})")
 
 
-def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[object, ...]]]:
+def _addresses(host: str, port: int, resolve: Resolver) -> list[tuple[socket.AddressFamily, tuple[object, ...]]]:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = resolve(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
         raise SourceUnreachable(f"the name {host} leads nowhere: {getattr(exc, 'strerror', None) or exc}") from exc
     unique: dict[tuple[object, ...], socket.AddressFamily] = {}
@@ -57,14 +66,20 @@ def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[o
     return [(family, sockaddr) for sockaddr, family in unique.items()]
 
 
-def instance_port(address: ServerAddress, deadline: Deadline, *, browser_port: int = BROWSER_PORT) -> int:
+def instance_port(
+    address: ServerAddress,
+    deadline: Deadline,
+    *,
+    browser_port: int = BROWSER_PORT,
+    resolve: Resolver = socket.getaddrinfo,
+) -> int:
     """
     The TCP port of a named instance, from the SQL Server Browser service (MC-SQLR: a question of byte 4 and the name).
 
     Raises `SourceUnreachable` when the service does not answer, `SourceMissing` for an instance without a port.
     """
     question = b"\x04" + address.instance.encode("ascii", "replace") + b"\0"
-    found = _addresses(address.host, browser_port)
+    found = _addresses(address.host, browser_port, resolve)
     for _ in range(3):
         for family, sockaddr in found:
             with socket.socket(family, socket.SOCK_DGRAM) as sock:
