@@ -7,6 +7,7 @@ import heapq
 import itertools
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Executor, Future
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from ssis_exporter.errors import SourceError
 from ssis_exporter.hold import Hold
-from ssis_exporter.ledger import Ledger
+from ssis_exporter.ledger import Ledger, read_events
 from ssis_exporter.model import ExecutionKey, Nomination, StopMode
 from ssis_exporter.policy import Action, Match, Policy, Rule
 from ssis_exporter.sources.interface import Source
@@ -30,6 +31,8 @@ BEGIN = datetime(2026, 11, 22, 21, 0, tzinfo=UTC)
 """When the tests' clock begins."""
 
 EVERYTHING = Rule(match=Match(package_name="*"), action=Action.STOP)
+GRACE = replace(EVERYTHING, grace=timedelta(minutes=2))
+ESCALATES = replace(EVERYTHING, escalate_after=timedelta(minutes=15))
 
 
 class Time:
@@ -227,3 +230,67 @@ class Scene:
     def value(self, name: str, **labels: str) -> float | None:
         """A metric, read as Prometheus does."""
         return self.registry.get_sample_value(name, labels)
+
+
+def play(folder: Path, work: Callable[[Scene], Awaitable[None]], **scene: Any) -> None:
+    """Runs a test with a stopper that is started and closed."""
+
+    async def main() -> None:
+        async with Scene(folder, **scene) as made:
+            await work(made)
+
+    asyncio.run(main())
+
+
+def kinds(folder: Path) -> list[str]:
+    """All that stands in the ledger, by its kind."""
+    return [str(event.kind) for event in read_events(folder)]
+
+
+def started_again(scene: Scene) -> None:
+    """It ended, and another one began under its name."""
+    scene.source.end("1")
+    scene.time.seconds += 60
+    scene.source.start("1")
+
+
+def start_moved(scene: Scene) -> None:
+    """Its start is not what it was."""
+    [run] = scene.source.snapshot().executions
+    assert run.facts.started_at is not None
+    scene.source.start("1", started_at=run.facts.started_at + timedelta(seconds=2))
+
+
+def renamed(scene: Scene) -> None:
+    """It is another package."""
+    [run] = scene.source.snapshot().executions
+    scene.source.start("1", "Payroll", started_at=run.facts.started_at)
+
+
+def in_another_folder(scene: Scene) -> None:
+    """It is in another folder."""
+    [run] = scene.source.snapshot().executions
+    scene.source.start("1", folder="HR", started_at=run.facts.started_at)
+
+
+def other_process(scene: Scene) -> None:
+    """Another process hosts it."""
+    [run] = scene.source.snapshot().executions
+    changed = replace(run, facts=replace(run.facts, process_id=4711, machine="b"))
+    scene.source._runs["1"] = changed
+
+
+def start_unknown(scene: Scene) -> None:
+    """Its start is not known any more."""
+    [run] = scene.source.snapshot().executions
+    scene.source._runs["1"] = replace(run, facts=replace(run.facts, started_at=None))
+
+
+def twice(scene: Scene) -> None:
+    """Two runs bear its name."""
+    [run] = scene.source.snapshot().executions
+    scene.source._runs["copy"] = run
+
+
+CHANGES = [started_again, start_moved, renamed, in_another_folder, other_process, start_unknown, twice]
+"""What may happen to the run "1" of the first source so that it is not the same run any more."""

@@ -1,0 +1,187 @@
+"""stopper: until the request anybody may object."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ssis_exporter.model import (
+    Execution,
+    ExecutionKey,
+    RefusalReason,
+)
+from ssis_exporter.policy import Policy
+from tests.stopping import GRACE, Scene, kinds, play
+
+
+def test_a_resolved_alert_vetoes(tmp_path: Path) -> None:
+    """
+    During grace it ends the stop at once; the alert may fire again.
+    """
+
+    async def work(scene: Scene) -> None:
+        scene.source.start("1")
+        await scene.stopper.submit([scene.nominate("1")])
+        await scene.time.advance(119)
+        assert await scene.stopper.veto(ExecutionKey("local", "1"), "resolved", ended_at=scene.time.now())
+        assert "vetoed" == await scene.outcome("1")
+        await scene.time.advance(600)
+        assert [] == scene.source.stop_requests
+        assert not await scene.stopper.veto(ExecutionKey("local", "1"), "resolved")
+        await scene.stopper.submit([scene.nominate("1")])
+        assert "stopped" == await scene.outcome("1")
+
+    play(tmp_path, work, rules=[GRACE])
+
+
+def test_after_grace_it_is_looked_and_judged_again(tmp_path: Path) -> None:
+    """
+    Rules that changed meanwhile, and an end meanwhile, count.
+    """
+
+    async def work(scene: Scene) -> None:
+        for number in "12":
+            scene.source.start(number)
+            await scene.stopper.submit([scene.nominate(number)])
+        await scene.time.advance(60)
+        scene.source.end("1")
+        scene.stopper.reconfigure(replace(scene.settings, policy=Policy()))
+        assert ["already_ended", "refused"] == [await scene.outcome("1"), await scene.outcome("2")]
+        assert "no_rule" == scene.reason()
+        assert [] == scene.source.stop_requests
+
+    play(tmp_path, work, rules=[GRACE])
+
+
+@pytest.mark.parametrize("silenced", [True, False])
+def test_a_silence_vetoes(tmp_path: Path, *, silenced: bool) -> None:
+    """
+    Alertmanager is asked at the end of grace.
+    """
+
+    async def silences(_: object) -> bool:
+        return silenced
+
+    async def work(scene: Scene) -> None:
+        scene.source.start("1")
+        await scene.stopper.submit([scene.nominate("1")])
+        assert ("vetoed" if silenced else "stopped") == await scene.outcome("1")
+        assert scene.time.seconds >= 120
+
+    play(tmp_path, work, rules=[GRACE], silences=silences)
+
+
+def test_an_alertmanager_that_does_not_answer_means_no_stop(tmp_path: Path) -> None:
+    """
+    Nobody knows whether it is silenced: it waits, and expires; also when it hangs.
+    """
+
+    async def work(scene: Scene) -> None:
+        scene.source.start("1")
+        await scene.stopper.submit([scene.nominate("1")])
+        assert "expired" == await scene.outcome("1")
+        assert [] == scene.source.stop_requests
+
+    async def unreachable(_: object) -> bool:
+        raise OSError("connection refused")
+
+    async def hangs(_: object) -> bool:
+        await asyncio.Event().wait()
+        return False
+
+    play(tmp_path / "unreachable", work, rules=[GRACE], silences=unreachable)
+    play(tmp_path / "hangs", work, rules=[GRACE], silences=hangs)
+
+
+def test_hold_vetoes_what_waits_and_refuses_what_comes(tmp_path: Path) -> None:
+    """
+    Within a second nothing is stopped any more, also after a restart, until it is resumed.
+    """
+
+    async def work(scene: Scene) -> None:
+        scene.source.start("1")
+        await scene.stopper.submit([scene.nominate("1")])
+        await scene.time.advance(60)
+        await scene.stopper.hold("month end")
+        await scene.time.advance(1)
+        assert [] == scene.stopper.pending()
+        assert "vetoed" == await scene.outcome("1")
+        assert 1 == scene.value("ssis_stop_mode", mode="held")
+        assert 0 == scene.value("ssis_stop_mode", mode="armed")
+        await scene.restart()
+        assert "month end" == scene.stopper.held
+        [decision] = await scene.stopper.submit([scene.nominate("1")])
+        assert RefusalReason.HELD == decision.reason
+        await scene.stopper.resume()
+        assert scene.stopper.held is None
+        await scene.stopper.submit([scene.nominate("1")])
+        assert "stopped" == await scene.outcome("1")
+
+    play(tmp_path, work, rules=[GRACE])
+
+
+def test_the_file_alone_holds(tmp_path: Path) -> None:
+    """
+    An operator can put it there and take it away without the service.
+    """
+
+    async def work(scene: Scene) -> None:
+        scene.source.start("1")
+        await scene.stopper.submit([scene.nominate("1")])
+        await scene.time.advance(60)
+        (tmp_path / "hold").write_text("by hand\n")
+        await scene.time.advance(1)
+        assert "by hand" == scene.stopper.held
+        assert [] == scene.stopper.pending()
+        (tmp_path / "hold").unlink()
+        await scene.time.advance(1)
+        assert scene.stopper.held is None
+
+    play(tmp_path, work, rules=[GRACE])
+
+
+def test_a_hold_in_the_last_moment_counts(tmp_path: Path) -> None:
+    """
+    The file is looked for once more on the source's own thread, after "requested" is on disk.
+    """
+
+    async def work(scene: Scene) -> None:
+        def evidence(_: Execution) -> dict[str, str]:
+            (tmp_path / "hold").write_text("now!")
+            return {}
+
+        scene.source.evidence = evidence  # type: ignore[method-assign]
+        scene.source.start("1")
+        await scene.stopper.submit([scene.nominate("1")])
+        assert "vetoed" == await scene.outcome("1")
+        assert [] == scene.source.stop_requests
+
+    play(tmp_path, work)
+
+    assert "not_asked" in kinds(tmp_path)
+
+
+def test_a_request_that_waits_in_line_for_too_long_is_never_made(tmp_path: Path) -> None:
+    """
+    A source that hangs after the look is not asked when it comes back.
+    """
+
+    async def work(scene: Scene) -> None:
+        def evidence(_: Execution) -> dict[str, str]:
+            scene.workers["local"].hangs = True
+            return {}
+
+        scene.source.evidence = evidence  # type: ignore[method-assign]
+        scene.source.start("1")
+        await scene.stopper.submit([scene.nominate("1")])
+        await scene.time.advance(45)
+        assert [] == scene.source.stop_requests
+        assert "expired" == await scene.outcome("1")
+        scene.workers["local"].go_on()
+        await scene.time.advance(600)
+        assert [] == scene.source.stop_requests
+
+    play(tmp_path, work)
