@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import click
 
@@ -13,6 +14,9 @@ from ssis_exporter.cli import options
 from ssis_exporter.cli.serve import Flags, run
 from ssis_exporter.config import Config, default_source
 from ssis_exporter.sources.demo import DemoSettings
+from ssis_exporter.stopconfig import MatchConfig, RuleConfig, StopConfig
+
+Mode: TypeAlias = Literal["off", "dry-run", "armed"]
 
 
 @click.command("demo")
@@ -33,21 +37,47 @@ from ssis_exporter.sources.demo import DemoSettings
     help="How many packages the estate has.",
 )
 @click.option("--troubles", is_flag=True, help="Now and then the estate cannot be reached, or not be seen whole.")
+@click.option(
+    "--stop.mode",
+    "stop_mode",
+    type=click.Choice(["off", "dry-run", "armed"]),
+    default="off",
+    show_default=True,
+    help="Take requests to stop runs that are older than an hour: record them, or obey.",
+)
 @options.web_options
 @options.storage_option
 @options.log_options("info")
-def command(*, seed: int, speed: float, packages: int, troubles: bool, storage_path: Path | None, **given: Any) -> int:
+def command(
+    *,
+    seed: int,
+    speed: float,
+    packages: int,
+    troubles: bool,
+    stop_mode: Mode,
+    storage_path: Path | None,
+    **given: Any,
+) -> int:
     """Run the exporter on a made-up estate: nothing is needed, nothing is touched."""
     # What is remembered of a made-up estate must not mix with what a real exporter on this machine keeps.
     with tempfile.TemporaryDirectory(prefix="ssis-exporter-demo-", ignore_cleanup_errors=True) as folder:
         flags = Flags(storage_path=storage_path if storage_path is not None else Path(folder), **given)
         options.start_logging(flags.log_level, flags.log_format, flags.log_file)
         settings = DemoSettings(seed=seed, speed=speed, packages=packages, troubles=troubles)
-        config = Config(sources=(default_source("demo", "demo", settings),))
-        return run(lambda: config, flags, on_started=lambda url: _tell(url, flags.telemetry_path))
+        config = Config(sources=(default_source("demo", "demo", settings),), stop=_stop(stop_mode, speed))
+        return run(lambda: config, flags, on_started=lambda url: _tell(url, flags, config.stop))
 
 
-def _tell(url: str, telemetry_path: str) -> None:
+def _stop(mode: Mode, speed: float) -> StopConfig | None:
+    if mode == "off":
+        return None
+    hour = timedelta(hours=1) / speed
+    rule = RuleConfig(match=MatchConfig(package_name="*"), action="stop", min_duration=hour)
+    return StopConfig(mode=mode, entries=(rule,))
+
+
+def _tell(url: str, flags: Flags, stop: StopConfig | None) -> None:
+    telemetry_path = flags.telemetry_path
     click.echo(f"""
 A made-up estate of SSIS packages is running. Open:
 
@@ -59,5 +89,16 @@ Try, in another terminal:
   ssis-exporter list --url {url}
   curl -s {url}{telemetry_path} | grep ssis_package_execution_duration_seconds
 
-Ctrl-C ends it.
+{_told_of_stopping(flags, stop)}Ctrl-C ends it.
 """)
+
+
+def _told_of_stopping(flags: Flags, stop: StopConfig | None) -> str:
+    if stop is None:
+        return ""
+    return f"""Runs older than an hour may be stopped ({stop.mode}); an instance id stands in the table of `list`:
+
+  ssis-exporter stop INSTANCE_ID --source demo --storage.path {flags.storage_path}
+  ssis-exporter audit --storage.path {flags.storage_path}
+
+"""
