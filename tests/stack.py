@@ -37,10 +37,12 @@ def wait_until(condition: Callable[[], Any], what: str, *, seconds: float = 60) 
     raise AssertionError(f"waited {seconds:g} s in vain for {what}")
 
 
-def fetch(url: str, *, data: bytes | None = None, headers: Mapping[str, str] | None = None) -> bytes:
+def fetch(
+    url: str, *, data: bytes | None = None, headers: Mapping[str, str] | None = None, seconds: float = 10
+) -> bytes:
     """The body of an answer of the test's own servers; the data is posted where there is any."""
     request = urllib.request.Request(url, data=data, headers=dict(headers or {}))
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=seconds) as answer:
         body: bytes = answer.read()
         return body
 
