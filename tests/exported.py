@@ -21,7 +21,10 @@ def exported_metrics() -> dict[str, frozenset[str]]:
         text = path.read_text(encoding="utf-8")
         if "Definition(" in text:
             module = importlib.import_module(f"ssis_exporter.{path.stem}")
-            definitions = [value for value in vars(module).values() if isinstance(value, Definition)]
+            values = [
+                each for value in vars(module).values() for each in (value if isinstance(value, tuple) else (value,))
+            ]
+            definitions = [value for value in values if isinstance(value, Definition)]
             found.update((definition.name, frozenset(definition.labels)) for definition in definitions)
         constants = _constants(ast.parse(text))
         for node in ast.walk(ast.parse(text)):
