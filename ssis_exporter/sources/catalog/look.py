@@ -119,7 +119,7 @@ class Looker:
             return
         raise SourceAccessDenied(
             f"the right to see all runs is lost: {before.visibility.detail} before, and {now.visibility.detail} now;"
-            " give the role back, or reload the configuration to go on with what is left"
+            " give the role back, or restart the exporter to go on with what is left"
         )
 
     def _is_other_world(self, place: Place) -> bool:
