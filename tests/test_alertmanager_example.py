@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from ssis_exporter.model import RefusalReason, StopOutcome
 from tests.real import need_program
 from tests.stack import Alertmanager
 
@@ -85,3 +86,23 @@ def test_a_real_alertmanager_starts_with_it(tmp_path: Path) -> None:
     text = text.replace(f"ca_file: {tmp_path / 'corp-ca.pem'}", "insecure_skip_verify: true")
     with Alertmanager(tmp_path / "alertmanager", text):
         pass
+
+
+@pytest.mark.parametrize("reason", RefusalReason)
+def test_the_runbook_knows_every_reason_of_a_refusal(reason: RefusalReason) -> None:
+    """
+    Whoever is told of a refusal finds what to do about its reason.
+    """
+    runbook = EXAMPLE.parent.parent / "docs" / "runbooks" / "SSISStopRefused.md"
+
+    assert f"`{reason}`" in runbook.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("outcome", StopOutcome)
+def test_the_documentation_knows_every_outcome(outcome: StopOutcome) -> None:
+    """
+    Each outcome is explained.
+    """
+    page = EXAMPLE.parent.parent / "docs" / "stopping.md"
+
+    assert f"`{outcome}`" in page.read_text(encoding="utf-8")
