@@ -148,7 +148,7 @@ def test_ten_hours_show_everything_that_can_happen() -> None:
     seed=st.integers(0, 5),
     speed=st.sampled_from([0.5, 1.0, 60.0, 3600.0]),
     steps=st.lists(
-        st.tuples(st.floats(-5, 400), st.sampled_from(["look", "stop", "force"]), st.integers(0, 99)), max_size=25
+        st.tuples(st.floats(-300, 24_000), st.sampled_from(["look", "stop", "force"]), st.integers(0, 99)), max_size=25
     ),
 )
 def test_whatever_happens_the_times_agree(seed: int, speed: float, steps: list[tuple[float, str, int]]) -> None:
@@ -161,7 +161,8 @@ def test_whatever_happens_the_times_agree(seed: int, speed: float, steps: list[t
     before: dict[ExecutionKey, Execution] = {}
     gone: dict[ExecutionKey, EndedExecution] = {}
     for seconds, action, choice in steps:
-        clock.turn(seconds)
+        # Of the estate's own time: at speed 3600 a few of the clock's minutes would be weeks of work for it.
+        clock.turn(seconds / speed)
         seen = source.snapshot()
         now = {run.key: run for run in seen.executions}
         assert len(now) == len(seen.executions)

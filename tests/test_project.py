@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 import ssis_exporter
 from ssis_exporter.sources.kinds import ENTRY_POINT_GROUP
-from tests.real import cannot_run
+from tests.real import cannot_run, need_program
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -38,8 +38,9 @@ def tracked_files() -> list[Path]:
     """Every text file that git keeps."""
     if not (ROOT / ".git").exists():
         cannot_run("this is no git checkout")
+    git = need_program("git", "git")
     listed = subprocess.run(
-        ["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+        [git, "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout
     paths = [ROOT / name for name in listed.split("\0") if name]
     return [path for path in paths if path.is_file() and b"\0" not in path.read_bytes()[:4096]]
