@@ -21,7 +21,8 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 # Of the Compose specification, what is used here: https://github.com/compose-spec/compose-spec/blob/main/spec.md
 KEYS = {
     "build": str, "image": str, "command": list, "read_only": bool, "cap_drop": list, "security_opt": list,
-    "tmpfs": list, "volumes": list, "ports": list, "restart": str, "network_mode": str, "depends_on": list, "environment": dict,
+    "tmpfs": list, "volumes": list, "ports": list, "restart": str, "network_mode": str,
+    "depends_on": list, "environment": dict,
 }  # fmt: skip
 
 
