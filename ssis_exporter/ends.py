@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -16,7 +17,7 @@ from ssis_exporter.model import (
 )
 
 REMEMBERED_ENDS = 10_000
-"""Ends per source that are remembered by their id, so that one reported again counts once."""
+"""Ends per source that are remembered, so that one told again counts once."""
 
 
 @dataclass(slots=True)
@@ -29,6 +30,8 @@ class OpenRun:
     """By the source's clock; None for one known from an earlier life of the exporter only."""
 
     duration: timedelta
+    elsewhere: bool = False
+    """Another source owns it: its end is that one's to count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,50 @@ class Digest:
     closed: list[str] = field(default_factory=list)
     """Instance ids that are not open any more, counted or not."""
 
+    counted: list[str] = field(default_factory=list)
+    """Marks of what ended now."""
+
+    forgotten: list[str] = field(default_factory=list)
+    """Marks of ends that are remembered no longer."""
+
+
+class Marks:
+    """The newest so many texts, in the order in which they came."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._order: deque[str] = deque()
+        self._set: set[str] = set()
+
+    def __contains__(self, mark: str) -> bool:
+        return mark in self._set
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._order)
+
+    def add(self, mark: str) -> list[str]:
+        """Remembers one; returns those that are forgotten for it."""
+        if mark in self._set:
+            return []
+        self._set.add(mark)
+        self._order.append(mark)
+        forgotten = []
+        while len(self._order) > self._most:
+            forgotten.append(self._order.popleft())
+            self._set.discard(forgotten[-1])
+        return forgotten
+
+
+def mark_of(facts: ExecutionFacts) -> str:
+    """
+    Names a run among the ends that were counted.
+
+    Where its creation is known, that is part of it: after a restore a catalog gives the same ids out again.
+    """
+    if facts.created_at is None:
+        return facts.key.instance_id
+    return f"{facts.key.instance_id} {int(facts.created_at.timestamp())}"
+
 
 class SourceEnds:
     """What is open at one source, and which ends were counted already."""
@@ -58,113 +105,113 @@ class SourceEnds:
     def __init__(self, source: str) -> None:
         self.source = source
         self.open: dict[str, OpenRun] = {}
-        self.counted: dict[str, None] = {}
-        """Instance ids of the newest ends, oldest first."""
-
+        self.counted = Marks(REMEMBERED_ENDS)
         self.bookmark = ""
-        self.looked_at: datetime | None = None
         self.first_look: datetime | None = None
-        self._elsewhere: set[str] = set()
-        self._kept_alive: set[str] = set()
+        """By the source's clock: what ended before it is its past, and is not counted."""
+
+        self._kept_alive: frozenset[str] = frozenset()
 
     def link(
         self,
         *,
-        elsewhere: Collection[str],
-        returned: Collection[str],
+        elsewhere: Iterable[str],
+        returned: Iterable[str],
         kept_alive: Collection[str],
-        abandoned: Collection[str],
-    ) -> list[str]:
+        abandoned: Iterable[str],
+    ) -> Digest:
         """
         What the other sources of this machine say of this one's runs.
 
         `elsewhere` are runs that another source owns: their end is that one's to count, until they are `returned`.
         `kept_alive` are runs whose process another source sees alive. `abandoned` are runs that go on under another
-        source: they are forgotten without an end. Returns the ids forgotten.
+        source: they are forgotten without an end.
         """
-        self._elsewhere |= set(elsewhere)
-        self._elsewhere -= set(returned)
-        self._kept_alive = set(kept_alive)
-        gone = [instance for instance in abandoned if self.open.pop(instance, None) is not None]
-        for instance in gone:
-            self._count(instance)
-        return gone
+        change = Digest()
+        for instances, is_elsewhere in ((elsewhere, True), (returned, False)):
+            for instance in instances:
+                run = self.open.get(instance)
+                if run is not None and run.elsewhere != is_elsewhere:
+                    run.elsewhere = is_elsewhere
+                    change.began.append(run)
+        self._kept_alive = frozenset(kept_alive)
+        for instance in abandoned:
+            self._forget(instance, change)
+        return change
 
     def digest(self, seen: Snapshot, *, stopped_by_us: Callable[[ExecutionKey], bool]) -> Digest:
         """Takes one snapshot in."""
         change = Digest()
         present = {run.key.instance_id for run in seen.executions}
-        for end in seen.ended:
-            instance = end.facts.key.instance_id
-            if instance in self.counted or instance in present:
-                continue
-            result = end.result
-            if result is Result.CANCELED and stopped_by_us(end.facts.key):
-                result = Result.STOPPED_BY_EXPORTER
-            self._close(instance, change)
-            change.ended.append(
-                End(facts=end.facts, result=result, ended_at=end.ended_at, duration=max(end.duration, timedelta()))
-            )
+        for told in seen.ended:
+            if told.facts.key.instance_id not in present and mark_of(told.facts) not in self.counted:
+                result = _result(told.result, told.facts.key, stopped_by_us)
+                duration = max(told.duration, timedelta()) if told.facts.started_at is not None else None
+                # By the same clock: what lies ahead of this look was written before the clock was set back.
+                ended_at = min(told.ended_at, seen.taken_at)
+                end = End(facts=told.facts, result=result, ended_at=ended_at, duration=duration)
+                self._close(end, change)
         for run in seen.executions:
             self._see(run, seen, change)
         self._miss(present, seen, change, stopped_by_us)
         self.bookmark = seen.bookmark or self.bookmark
         self.first_look = self.first_look or seen.taken_at
-        self.looked_at = seen.taken_at
         return change
 
     def _see(self, run: Execution, seen: Snapshot, change: Digest) -> None:
         known = self.open.get(run.key.instance_id)
         if known is None:
-            known = OpenRun(run.facts, seen.visibility, seen.taken_at, run.duration)
-            self.open[run.key.instance_id] = known
-            change.began.append(known)
+            # One that was counted and is there again was lost from sight for a moment.
+            if mark_of(run.facts) not in self.counted:
+                known = OpenRun(run.facts, seen.visibility, seen.taken_at, run.duration)
+                self.open[run.key.instance_id] = known
+                change.began.append(known)
             return
-        if known.seen_under != seen.visibility or known.facts != run.facts:
-            known.seen_under, known.facts = seen.visibility, run.facts
+        if known.facts is not run.facts and known.facts != run.facts:
+            known.facts = run.facts
+            change.began.append(known)
+        if known.seen_under is not seen.visibility and known.seen_under != seen.visibility:
+            known.seen_under = seen.visibility
             change.began.append(known)
         known.seen_at, known.duration = seen.taken_at, run.duration
 
     def _miss(
         self, present: set[str], seen: Snapshot, change: Digest, stopped_by_us: Callable[[ExecutionKey], bool]
     ) -> None:
-        if len(self.open) == len(present):
-            return
-        for instance, run in list(self.open.items()):
-            if instance in present or not seen.visibility.proves_end_of_what_was_seen_under(run.seen_under):
+        for instance in [instance for instance in self.open if instance not in present]:
+            run = self.open[instance]
+            if not seen.visibility.proves_end_of_what_was_seen_under(run.seen_under):
                 continue
             if seen.records_ends:
-                if not seen.incomplete:
+                # Without a bookmark some ends have still to be told, this one's perhaps.
+                if seen.bookmark and not seen.incomplete:
                     self._forget(instance, change)
-                continue
-            if instance in self._kept_alive:
-                continue
-            self._close(instance, change)
-            if instance in self._elsewhere:
-                self._elsewhere.discard(instance)
-                continue
-            ours = stopped_by_us(run.facts.key)
-            change.ended.append(
-                End(
-                    facts=run.facts,
-                    result=Result.STOPPED_BY_EXPORTER if ours else Result.UNKNOWN,
-                    ended_at=seen.taken_at,
-                    duration=_likely_duration(run, seen.taken_at),
-                )
-            )
+            elif run.elsewhere:
+                self._forget(instance, change)
+            elif instance not in self._kept_alive:
+                result = _result(Result.UNKNOWN, run.facts.key, stopped_by_us)
+                duration = _likely_duration(run, seen.taken_at)
+                end = End(facts=run.facts, result=result, ended_at=seen.taken_at, duration=duration)
+                self._close(end, change)
 
-    def _close(self, instance: str, change: Digest) -> None:
-        self._forget(instance, change)
-        self._count(instance)
+    def _close(self, end: End, change: Digest) -> None:
+        self._forget(end.facts.key.instance_id, change)
+        change.ended.append(end)
+        mark = mark_of(end.facts)
+        change.counted.append(mark)
+        change.forgotten += self.counted.add(mark)
 
     def _forget(self, instance: str, change: Digest) -> None:
         if self.open.pop(instance, None) is not None:
             change.closed.append(instance)
 
-    def _count(self, instance: str) -> None:
-        self.counted[instance] = None
-        while len(self.counted) > REMEMBERED_ENDS:
-            del self.counted[next(iter(self.counted))]
+
+OURS_IF_ASKED = (Result.CANCELED, Result.ENDED_UNEXPECTEDLY, Result.UNKNOWN)
+"""How a run ends that was asked to stop, or whose host process was ended; one that failed, failed by itself."""
+
+
+def _result(told: Result, key: ExecutionKey, stopped_by_us: Callable[[ExecutionKey], bool]) -> Result:
+    return Result.STOPPED_BY_EXPORTER if told in OURS_IF_ASKED and stopped_by_us(key) else told
 
 
 def _likely_duration(run: OpenRun, missed_at: datetime) -> timedelta | None:

@@ -2,61 +2,61 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 
 from ssis_exporter.baseline import Samples
-from ssis_exporter.ends import REMEMBERED_ENDS, OpenRun, SourceEnds
+from ssis_exporter.ends import OpenRun, SourceEnds
+from ssis_exporter.labels import clean
 from ssis_exporter.model import ExecutionFacts, Result, Scope, Visibility
 
 NAME = "history.sqlite"
 
+# Statements are parted by an empty line.
 SCHEMA = (
     """
     CREATE TABLE package (
-        id INTEGER PRIMARY KEY,
         source TEXT NOT NULL, folder TEXT NOT NULL, project TEXT NOT NULL, name TEXT NOT NULL,
         seen_at REAL NOT NULL,
         last_end REAL, last_success REAL, last_duration REAL,
+        counts TEXT NOT NULL,
         samples BLOB NOT NULL,
         UNIQUE (source, folder, project, name)
     ) STRICT;
 
-    CREATE TABLE ended (
-        package INTEGER NOT NULL REFERENCES package (id) ON DELETE CASCADE,
-        result TEXT NOT NULL, count INTEGER NOT NULL,
-        PRIMARY KEY (package, result)
-    ) STRICT, WITHOUT ROWID;
-
     CREATE TABLE open (
         source TEXT NOT NULL, instance TEXT NOT NULL,
-        facts BLOB NOT NULL, scope TEXT NOT NULL, detail TEXT NOT NULL,
+        facts TEXT NOT NULL, scope TEXT NOT NULL, detail TEXT NOT NULL, elsewhere INTEGER NOT NULL,
         PRIMARY KEY (source, instance)
     ) STRICT, WITHOUT ROWID;
 
     CREATE TABLE counted (
-        number INTEGER PRIMARY KEY AUTOINCREMENT,
-        source TEXT NOT NULL, instance TEXT NOT NULL,
-        UNIQUE (source, instance)
+        number INTEGER PRIMARY KEY,
+        source TEXT NOT NULL, mark TEXT NOT NULL,
+        UNIQUE (source, mark)
     ) STRICT;
 
     CREATE TABLE source (
         name TEXT PRIMARY KEY,
-        bookmark TEXT NOT NULL, first_look REAL, cursor TEXT, filled INTEGER NOT NULL DEFAULT 0
+        bookmark TEXT NOT NULL, first_look REAL, cursor TEXT NOT NULL, filled INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
 
     CREATE TABLE failure (
-        number INTEGER PRIMARY KEY AUTOINCREMENT,
         source TEXT NOT NULL, instance TEXT NOT NULL,
         folder TEXT NOT NULL, project TEXT NOT NULL, name TEXT NOT NULL,
-        result TEXT NOT NULL, ended_at REAL NOT NULL, duration REAL, message TEXT NOT NULL
-    ) STRICT
+        result TEXT NOT NULL, ended_at REAL NOT NULL, duration REAL, message TEXT,
+        PRIMARY KEY (source, instance)
+    ) STRICT, WITHOUT ROWID
     """,
 )
+
+TABLES = ("package", "open", "counted", "source", "failure")
 
 KEPT_FAILURES = 200
 """Failures that are kept for `list --failed`, the page and the JSON."""
@@ -64,7 +64,7 @@ KEPT_FAILURES = 200
 
 @dataclass(frozen=True, slots=True)
 class PackageKey:
-    """One package of one source."""
+    """One package of one source, by the names that its labels show."""
 
     source: str
     folder: str
@@ -74,7 +74,7 @@ class PackageKey:
     @classmethod
     def of(cls, facts: ExecutionFacts) -> PackageKey:
         """The package that a run is of."""
-        return cls(facts.key.source, facts.folder, facts.project, facts.package_name)
+        return cls(facts.key.source, clean(facts.folder), clean(facts.project), clean(facts.package_name))
 
 
 @dataclass(slots=True, eq=False)
@@ -104,8 +104,16 @@ class Failure:
     result: Result
     ended_at: datetime
     duration: timedelta | None
-    message: str = ""
-    """The first error message, where the source keeps messages."""
+    message: str | None = None
+    """The first error message; empty where the source keeps none, None while nobody has asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """How far a source's own record of the past was read in."""
+
+    cursor: str = ""
+    done: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -115,23 +123,17 @@ class Change:
     packages: dict[PackageKey, PackageRecord] = field(default_factory=dict)
     began: list[OpenRun] = field(default_factory=list)
     closed: list[tuple[str, str]] = field(default_factory=list)
+    """Source and instance id."""
+
     counted: list[tuple[str, str]] = field(default_factory=list)
-    sources: dict[str, SourceEnds] = field(default_factory=dict)
-    fills: dict[str, Fill] = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)
+    """Source and mark."""
 
-    def __bool__(self) -> bool:
-        return bool(
-            self.packages or self.began or self.closed or self.counted or self.sources or self.fills or self.failures
-        )
+    forgotten: list[tuple[str, str]] = field(default_factory=list)
+    """Source and mark of ends that are remembered no longer."""
 
-
-@dataclass(frozen=True, slots=True)
-class Fill:
-    """How far the record of the past was read in."""
-
-    cursor: str
-    done: bool
+    forgotten_packages: list[PackageKey] = field(default_factory=list)
+    sources: dict[str, tuple[SourceEnds, Fill]] = field(default_factory=dict)
+    failures: dict[tuple[str, str], Failure] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -142,178 +144,182 @@ class Loaded:
     sources: dict[str, SourceEnds] = field(default_factory=dict)
     fills: dict[str, Fill] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    """Oldest first."""
 
 
-def write(connection: sqlite3.Connection, change: Change) -> None:
-    """Writes a change; the caller's transaction makes it one."""
-    for record in change.packages.values():
-        _write_package(connection, record)
-    connection.executemany(
-        "INSERT OR REPLACE INTO open VALUES (?, ?, ?, ?, ?)",
-        [
-            (
-                run.facts.key.source,
-                run.facts.key.instance_id,
-                msgspec.json.encode(run.facts),
-                run.seen_under.scope.value,
-                run.seen_under.detail,
-            )
-            for run in change.began
-        ],
-    )
-    connection.executemany("DELETE FROM open WHERE source = ? AND instance = ?", change.closed)
-    connection.executemany("INSERT OR IGNORE INTO counted (source, instance) VALUES (?, ?)", change.counted)
-    for source in {source for source, _ in change.counted}:
-        connection.execute(
-            "DELETE FROM counted WHERE source = ? AND number <= (SELECT number FROM counted WHERE source = ? "
-            "ORDER BY number DESC LIMIT 1 OFFSET ?)",
-            (source, source, REMEMBERED_ENDS),
-        )
-    for ends in change.sources.values():
-        connection.execute(
-            "INSERT INTO source (name, bookmark, first_look) VALUES (?1, ?2, ?3) "
-            "ON CONFLICT (name) DO UPDATE SET bookmark = ?2, first_look = ?3",
-            (ends.source, ends.bookmark, _number(ends.first_look)),
-        )
-    for name, fill in change.fills.items():
-        connection.execute(
-            "INSERT INTO source (name, bookmark, cursor, filled) VALUES (?1, '', ?2, ?3) "
-            "ON CONFLICT (name) DO UPDATE SET cursor = ?2, filled = ?3",
-            (name, fill.cursor, int(fill.done)),
-        )
-    _write_failures(connection, change.failures)
+PUT_PACKAGE = """
+INSERT INTO package VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+ON CONFLICT (source, folder, project, name) DO UPDATE SET
+seen_at = ?5, last_end = ?6, last_success = ?7, last_duration = ?8, counts = ?9, samples = ?10
+"""
+
+FORGET_OLD_FAILURES = """
+DELETE FROM failure WHERE (source, instance) NOT IN
+(SELECT source, instance FROM failure ORDER BY ended_at DESC LIMIT ?)
+"""
+
+Statement = tuple[str, list[tuple[Any, ...]]]
+"""One SQL statement, to be run with each of these rows."""
 
 
-def rewrite(connection: sqlite3.Connection, all_of_it: Change) -> None:
-    """Replaces everything, after writes that failed."""
-    for table in ("failure", "source", "counted", "open", "ended", "package"):
+def statements(change: Change) -> list[Statement]:
+    """A change as it stands now; what is changed afterwards is not in it."""
+    # One that began and ended within this change is not to come back by its beginning.
+    closed = set(change.closed)
+    began = [run for run in change.began if (run.facts.key.source, run.facts.key.instance_id) not in closed]
+    found: list[Statement] = [
+        (PUT_PACKAGE, [_package(record) for record in change.packages.values()]),
+        (
+            "DELETE FROM package WHERE source = ? AND folder = ? AND project = ? AND name = ?",
+            [(key.source, key.folder, key.project, key.name) for key in change.forgotten_packages],
+        ),
+        ("INSERT OR REPLACE INTO open VALUES (?, ?, ?, ?, ?, ?)", [_open(run) for run in began]),
+        ("DELETE FROM open WHERE source = ? AND instance = ?", _texts(change.closed)),
+        ("INSERT OR IGNORE INTO counted (source, mark) VALUES (?, ?)", _texts(change.counted)),
+        ("DELETE FROM counted WHERE source = ? AND mark = ?", _texts(change.forgotten)),
+        (
+            "INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?, ?)",
+            [
+                (name, ends.bookmark, _number(ends.first_look), fill.cursor, int(fill.done))
+                for name, (ends, fill) in change.sources.items()
+            ],
+        ),
+        (
+            "INSERT OR REPLACE INTO failure VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [_failure(failure) for failure in change.failures.values()],
+        ),
+        (FORGET_OLD_FAILURES, [(KEPT_FAILURES,)] if change.failures else []),
+    ]
+    return [(statement, rows) for statement, rows in found if rows]
+
+
+def write(connection: sqlite3.Connection, work: Sequence[Statement]) -> None:
+    """Runs the statements; the caller's transaction makes them one."""
+    for statement, rows in work:
+        connection.executemany(statement, rows)
+
+
+def rewrite(connection: sqlite3.Connection, work: Sequence[Statement]) -> None:
+    """Puts these in the place of everything, after writes that failed."""
+    for table in TABLES:
         connection.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
-    write(connection, all_of_it)
+    write(connection, work)
 
 
 def load(connection: sqlite3.Connection) -> Loaded:
-    """Reads everything. Raises `ValueError` or `msgspec.MsgspecError` for what cannot have been written by us."""
+    """Reads everything. Raises `ValueError` for what cannot have been written by us."""
+    try:
+        return _load(connection)
+    except sqlite3.OperationalError as exc:
+        if "no such" in str(exc):
+            raise ValueError(str(exc)) from exc
+        raise
+    except (KeyError, TypeError, OverflowError, OSError, msgspec.MsgspecError) as exc:
+        raise ValueError(f"{type(exc).__name__}: {exc}") from exc
+
+
+def _load(connection: sqlite3.Connection) -> Loaded:
     found = Loaded()
-    by_id: dict[int, PackageRecord] = {}
-    for number, source, folder, project, name, seen, end, success, duration, samples in connection.execute(
-        "SELECT id, source, folder, project, name, seen_at, last_end, last_success, last_duration, samples FROM package"
+    for source, folder, project, name, seen, end, success, duration, counts, samples in connection.execute(
+        "SELECT source, folder, project, name, seen_at, last_end, last_success, last_duration, counts, samples "
+        "FROM package"
     ):
-        record = PackageRecord(
-            key=PackageKey(source, folder, project, name),
-            seen_at=_time(seen) or datetime.fromtimestamp(0, UTC),
+        key = PackageKey(source, folder, project, name)
+        found.packages[key] = PackageRecord(
+            key=key,
+            seen_at=datetime.fromtimestamp(seen, UTC),
+            counts={Result(result): int(count) for result, count in json.loads(counts).items()},
             last_end=_time(end),
             last_success=_time(success),
-            last_duration=None if duration is None else timedelta(seconds=duration),
+            last_duration=_span(duration),
             samples=Samples.from_bytes(samples),
         )
-        by_id[number] = found.packages[record.key] = record
-    for package, result, count in connection.execute("SELECT package, result, count FROM ended"):
-        by_id[package].counts[Result(result)] = count
     for name, bookmark, first_look, cursor, filled in connection.execute(
         "SELECT name, bookmark, first_look, cursor, filled FROM source"
     ):
         ends = _ends(found, name)
         ends.bookmark, ends.first_look = bookmark, _time(first_look)
-        if cursor is not None:
-            found.fills[name] = Fill(cursor, bool(filled))
-    for source, instance, facts, scope, detail in connection.execute(
-        "SELECT source, instance, facts, scope, detail FROM open"
+        found.fills[name] = Fill(cursor, bool(filled))
+    for source, instance, facts, scope, detail, elsewhere in connection.execute(
+        "SELECT source, instance, facts, scope, detail, elsewhere FROM open"
     ):
-        known = msgspec.json.decode(facts, type=ExecutionFacts)
-        _ends(found, source).open[instance] = OpenRun(known, Visibility(Scope(scope), detail), None, timedelta())
-    for source, instance in connection.execute("SELECT source, instance FROM counted ORDER BY number"):
-        _ends(found, source).counted[instance] = None
-    found.failures = read_failures(connection)
+        known = msgspec.convert(json.loads(facts), ExecutionFacts)
+        sight = Visibility(Scope(scope), detail)
+        _ends(found, source).open[instance] = OpenRun(known, sight, None, timedelta(), bool(elsewhere))
+    for source, mark in connection.execute("SELECT source, mark FROM counted ORDER BY number"):
+        _ends(found, source).counted.add(mark)
+    for source, instance, folder, project, name, result, ended, duration, message in connection.execute(
+        "SELECT source, instance, folder, project, name, result, ended_at, duration, message FROM failure "
+        "ORDER BY ended_at"
+    ):
+        found.failures.append(
+            Failure(
+                source=source,
+                instance_id=instance,
+                folder=folder,
+                project=project,
+                package_name=name,
+                result=Result(result),
+                ended_at=datetime.fromtimestamp(ended, UTC),
+                duration=_span(duration),
+                message=message,
+            )
+        )
     return found
 
 
-def read_failures(connection: sqlite3.Connection) -> list[Failure]:
-    """The failures that are kept, oldest first."""
-    return [
-        Failure(
-            source=source,
-            instance_id=instance,
-            folder=folder,
-            project=project,
-            package_name=name,
-            result=Result(result),
-            ended_at=datetime.fromtimestamp(ended, UTC),
-            duration=None if duration is None else timedelta(seconds=duration),
-            message=message,
-        )
-        for source, instance, folder, project, name, result, ended, duration, message in connection.execute(
-            "SELECT source, instance, folder, project, name, result, ended_at, duration, message "
-            "FROM failure ORDER BY number"
-        )
-    ]
-
-
-def forget_packages(connection: sqlite3.Connection, keys: Collection[PackageKey]) -> None:
-    """Lets go of packages that have not run for long."""
-    connection.executemany(
-        "DELETE FROM ended WHERE package IN "
-        "(SELECT id FROM package WHERE source = ? AND folder = ? AND project = ? AND name = ?)",
-        [(key.source, key.folder, key.project, key.name) for key in keys],
-    )
-    connection.executemany(
-        "DELETE FROM package WHERE source = ? AND folder = ? AND project = ? AND name = ?",
-        [(key.source, key.folder, key.project, key.name) for key in keys],
-    )
-
-
-def _write_package(connection: sqlite3.Connection, record: PackageRecord) -> None:
+def _package(record: PackageRecord) -> tuple[Any, ...]:
     key = record.key
-    duration = None if record.last_duration is None else record.last_duration.total_seconds()
-    [number] = connection.execute(
-        "INSERT INTO package (source, folder, project, name, seen_at, last_end, last_success, last_duration, samples) "
-        "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (source, folder, project, name) DO UPDATE SET "
-        "seen_at = ?5, last_end = ?6, last_success = ?7, last_duration = ?8, samples = ?9 RETURNING id",
-        (
-            key.source,
-            key.folder,
-            key.project,
-            key.name,
-            record.seen_at.timestamp(),
-            _number(record.last_end),
-            _number(record.last_success),
-            duration,
-            record.samples.to_bytes(),
-        ),
-    ).fetchone()
-    connection.executemany(
-        "INSERT OR REPLACE INTO ended VALUES (?, ?, ?)",
-        [(number, result.value, count) for result, count in record.counts.items()],
+    return (
+        key.source,
+        key.folder,
+        key.project,
+        key.name,
+        record.seen_at.timestamp(),
+        _number(record.last_end),
+        _number(record.last_success),
+        None if record.last_duration is None else record.last_duration.total_seconds(),
+        json.dumps({result.value: count for result, count in record.counts.items()}),
+        record.samples.to_bytes(),
     )
 
 
-def _write_failures(connection: sqlite3.Connection, failures: Iterable[Failure]) -> None:
-    rows = [
-        (
-            failure.source,
-            failure.instance_id,
-            failure.folder,
-            failure.project,
-            failure.package_name,
-            failure.result.value,
-            failure.ended_at.timestamp(),
-            None if failure.duration is None else failure.duration.total_seconds(),
-            failure.message,
-        )
-        for failure in failures
-    ]
-    if not rows:
-        return
-    # A failure whose message came later is written again.
-    connection.executemany("DELETE FROM failure WHERE source = ? AND instance = ?", [row[:2] for row in rows])
-    connection.executemany(
-        "INSERT INTO failure (source, instance, folder, project, name, result, ended_at, duration, message) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        rows,
+def _open(run: OpenRun) -> tuple[Any, ...]:
+    key = run.facts.key
+    # Escaped to ASCII, because a name may hold what is no valid UTF-8.
+    facts = json.dumps(msgspec.to_builtins(run.facts))
+    sight = run.seen_under
+    return (
+        _text(key.source),
+        _text(key.instance_id),
+        facts,
+        sight.scope.value,
+        _text(sight.detail),
+        int(run.elsewhere),
     )
-    connection.execute(
-        "DELETE FROM failure WHERE number <= (SELECT number FROM failure ORDER BY number DESC LIMIT 1 OFFSET ?)",
-        (KEPT_FAILURES,),
+
+
+def _failure(failure: Failure) -> tuple[Any, ...]:
+    return (
+        failure.source,
+        _text(failure.instance_id),
+        _text(failure.folder),
+        _text(failure.project),
+        _text(failure.package_name),
+        failure.result.value,
+        failure.ended_at.timestamp(),
+        None if failure.duration is None else failure.duration.total_seconds(),
+        None if failure.message is None else _text(failure.message),
     )
+
+
+def _texts(rows: Sequence[tuple[str, str]]) -> list[tuple[Any, ...]]:
+    return [(_text(one), _text(other)) for one, other in rows]
+
+
+def _text(value: str) -> str:
+    # SQLite takes no lone surrogates, which a name of a process may hold.
+    return value.encode("utf-8", errors="backslashreplace").decode()
 
 
 def _ends(found: Loaded, source: str) -> SourceEnds:
@@ -328,3 +334,7 @@ def _number(when: datetime | None) -> float | None:
 
 def _time(number: float | None) -> datetime | None:
     return None if number is None else datetime.fromtimestamp(number, UTC)
+
+
+def _span(seconds: float | None) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=seconds)

@@ -63,8 +63,15 @@ class HistoryMetrics:
     it is from then on. Used by one thread at a time.
     """
 
-    def __init__(self, *, packages_per_source: int, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        packages_per_source: int,
+        held_seconds: float = HELD_SECONDS,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.packages_per_source = packages_per_source
+        self._held_seconds = held_seconds
         self._monotonic = monotonic
         self._texts: dict[PackageKey, str] = {}
         self._first_shown: dict[str, float] = {}
@@ -104,7 +111,7 @@ class HistoryMetrics:
         # A copy: another thread may be counting.
         for result, count in dict(record.counts).items():
             series = self._series(record, result)
-            is_held = now - self._first_shown.setdefault(series, now) < HELD_SECONDS
+            is_held = now - self._first_shown.setdefault(series, now) < self._held_seconds
             families[ENDED].extend([series], [0 if is_held else count])
         for definition, when in ((LAST_END, record.last_end), (LAST_SUCCESS, record.last_success)):
             if when is not None:

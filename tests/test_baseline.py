@@ -14,7 +14,9 @@ from ssis_exporter.baseline import MOST_SAMPLES, OLDEST_SAMPLE, Samples
 NOW = datetime(2026, 11, 22, 6, 0, tzinfo=UTC)
 
 RUNS = st.lists(
-    st.tuples(st.integers(0, 100 * 24 * 3600), st.floats(0, 1e6, allow_nan=False)), min_size=0, max_size=450
+    st.tuples(st.integers(0, 100 * 24 * 3600), st.floats(0, 1e6, allow_nan=False)),
+    max_size=450,
+    unique_by=lambda run: (run[0], timedelta(seconds=run[1])),
 )
 
 
@@ -57,6 +59,36 @@ def test_samples_survive_the_file(runs: list[tuple[int, float]]) -> None:
     assert len(data) <= MOST_SAMPLES * 12
     with pytest.raises(ValueError, match="are no samples"):
         Samples.from_bytes(data + b"x")
+    with pytest.raises(ValueError, match="no duration"):
+        Samples.from_bytes(b"\xff" * 12)
+
+
+def test_a_run_is_learned_from_once() -> None:
+    """
+    The same end twice is one sample; a time ahead of the clock counts as now.
+    """
+    samples = Samples()
+    added = [
+        samples.add(NOW - timedelta(days=1), timedelta(minutes=minutes), now=NOW) for minutes in (10, 20, 10, 20, 30)
+    ]
+    samples.add(datetime.max.replace(tzinfo=UTC), timedelta(minutes=40), now=NOW)
+
+    assert [True, True, False, False, True] == added
+    assert 4 == len(samples)
+    assert samples.baseline() == Samples.from_bytes(samples.to_bytes()).baseline()
+
+
+def test_all_of_another_are_taken_in() -> None:
+    """
+    Two halves of a history make the whole one.
+    """
+    whole, one, other = Samples(), Samples(), Samples()
+    for number in range(300):
+        for samples in (whole, one if number % 2 else other):
+            samples.add(NOW - timedelta(hours=number), timedelta(seconds=number), now=NOW)
+    one.merge(other, now=NOW)
+
+    assert whole.to_bytes() == one.to_bytes()
 
 
 def test_what_is_too_old_is_let_go() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from ssis_exporter.ends import SourceEnds
+from ssis_exporter.ends import Marks, SourceEnds
 from ssis_exporter.model import (
     EndedExecution,
     Execution,
@@ -121,12 +122,20 @@ def test_our_stop_is_told_apart() -> None:
     results(ends, look("1", "2", at=0))
 
     assert [("1", Result.STOPPED_BY_EXPORTER), ("2", Result.UNKNOWN)] == results(ends, look(at=10), "1")
-    canceled = (end("3", Result.CANCELED), end("4", Result.CANCELED), end("5", Result.FAILED))
+    canceled = (
+        end("3", Result.CANCELED),
+        end("4", Result.CANCELED),
+        end("5", Result.FAILED),
+        end("6", Result.ENDED_UNEXPECTEDLY),
+        end("7", Result.ENDED_UNEXPECTEDLY),
+    )
     assert [
         ("3", Result.STOPPED_BY_EXPORTER),
         ("4", Result.CANCELED),
         ("5", Result.FAILED),
-    ] == results(ends, look(at=70, ended=canceled, records=True), "3", "5")
+        ("6", Result.STOPPED_BY_EXPORTER),
+        ("7", Result.ENDED_UNEXPECTEDLY),
+    ] == results(ends, look(at=70, ended=canceled, records=True), "3", "5", "6")
 
 
 def test_what_another_source_owns_ends_there() -> None:
@@ -135,9 +144,10 @@ def test_what_another_source_owns_ends_there() -> None:
     """
     ends = SourceEnds("s")
     results(ends, look("1", "2", at=0))
-    ends.link(elsewhere={"1", "2"}, returned=(), kept_alive=(), abandoned=())
+    told = ends.link(elsewhere=["1", "2", "3"], returned=(), kept_alive=(), abandoned=())
     ends.link(elsewhere=(), returned={"2"}, kept_alive=(), abandoned=())
 
+    assert ["1", "2"] == [run.facts.key.instance_id for run in told.began]
     assert [("2", Result.UNKNOWN)] == results(ends, look(at=10))
 
 
@@ -153,8 +163,11 @@ def test_a_run_whose_process_lives_has_not_ended() -> None:
     assert [("2", Result.UNKNOWN)] == results(ends, look(at=20))
     gone = ends.link(elsewhere=(), returned=(), kept_alive=(), abandoned={"1"})
 
-    assert ["1"] == gone
+    assert ["1"] == gone.closed
     assert [] == results(ends, look(at=30))
+    # Its source shows it again, and again it is the one that counts it.
+    assert [] == results(ends, look("1", at=40))
+    assert [("1", Result.UNKNOWN)] == results(ends, look(at=50))
 
 
 def test_one_that_ended_while_nobody_looked_teaches_nothing() -> None:
@@ -170,3 +183,52 @@ def test_one_that_ended_while_nobody_looked_teaches_nothing() -> None:
 
     assert Result.UNKNOWN == found.result
     assert found.duration is None
+
+
+def test_a_run_that_was_lost_from_sight_counts_once() -> None:
+    """
+    One that vanished, was counted and is there again is not counted a second time.
+    """
+    ends = SourceEnds("s")
+    results(ends, look("1", at=0))
+
+    assert [("1", Result.UNKNOWN)] == results(ends, look(at=10))
+    assert [] == results(ends, look("1", at=20))
+    assert [] == results(ends, look(at=30))
+
+
+def test_an_id_that_was_given_out_again_is_another_run() -> None:
+    """
+    After a restore a catalog gives ids out again; the creation tells the runs apart.
+    """
+    ends = SourceEnds("s")
+    told = [
+        replace(end("1"), facts=replace(facts("1"), created_at=T0 + timedelta(minutes=minutes)))
+        for minutes in (0, 9, 0)
+    ]
+
+    assert [1, 1, 0] == [len(results(ends, look(at=600, ended=(one,), records=True))) for one in told]
+
+
+def test_an_end_that_has_still_to_be_told_is_waited_for() -> None:
+    """
+    A run that a recording source shows no more stays open until its bookmark says that all was told.
+    """
+    ends = SourceEnds("s")
+    results(ends, look("1", at=0, records=True))
+    results(ends, look(at=10, records=True))
+    assert {"1"} == set(ends.open)
+    results(ends, replace(look(at=20, records=True), bookmark="7"))
+
+    assert set() == set(ends.open)
+    assert "7" == ends.bookmark
+
+
+def test_only_the_newest_ends_are_remembered() -> None:
+    """
+    What is forgotten is told, so that the file forgets it too.
+    """
+    marks = Marks(2)
+
+    assert [[], [], [], ["a"]] == [marks.add(mark) for mark in ("a", "b", "a", "c")]
+    assert ["b", "c"] == list(marks)
