@@ -354,7 +354,7 @@ def test_a_server_that_is_down_for_long_is_not_hammered() -> None:
         else:
             tries += 1
             patience.failed(SourceUnreachable("down"))
-        now[0] += 0.05
+        now[0] += 0.01
     patience.succeeded()
     patience.check()
 

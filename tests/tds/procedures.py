@@ -38,6 +38,8 @@ class StopProcedure:
     """Whether a run that is asked to stop ends at once (as canceled); otherwise it stays at stopping."""
     raises: list[int] = field(default_factory=list)
     """Error numbers for the next calls, one each."""
+    raises_for: dict[int, int] = field(default_factory=dict)
+    """Error numbers by execution id, for every call."""
     returns: list[int] = field(default_factory=list)
     """Values for the next calls to return without raising."""
     whispers: list[int] = field(default_factory=list)
@@ -64,6 +66,8 @@ class StopProcedure:
                 if self.ends_row_with is not None and execution_id is not None:
                     self.estate.end(execution_id, self.ends_row_with)
                 raise _error(number)
+            if execution_id in self.raises_for:
+                raise _error(self.raises_for[execution_id])
             if self.returns:
                 return self.returns.pop(0)
             return self._stop(session, execution_id)

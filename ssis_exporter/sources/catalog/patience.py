@@ -7,9 +7,9 @@ from collections.abc import Callable
 TRIES_AT_ONCE = 3
 """So many failures in a row cost nothing: the first look after a short trouble must not be a look that was saved."""
 
-FIRST_PAUSE = 0.25
-LONGEST_PAUSE = 5.0
-"""Seconds. Below the usual scrape interval, so that each scrape tries; only whoever asks more often is held back."""
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 1.0
+"""Seconds. Below any scrape interval, so that each scrape tries; only whoever asks more often is held back."""
 
 
 class Patience:

@@ -61,6 +61,7 @@ class CatalogSource(RecordingSource, StoppableSource):
         *,
         lookback: int = LOOKBACK,
         hosts: LocalHosts | None = None,
+        patience: Patience | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -72,7 +73,7 @@ class CatalogSource(RecordingSource, StoppableSource):
         self._tls: Any = None
         self._session: CatalogSession | None = None
         self._looker = Looker(name, Memory(name, lookback=lookback), monotonic=monotonic)
-        self._patience = Patience(monotonic=monotonic, jitter=random.random)
+        self._patience = patience or Patience(monotonic=monotonic, jitter=random.random)
         self._hosts = hosts if hosts is not None else make_local_hosts()
         self._counters = Counters(name, self._connect, monotonic=monotonic)
         self._info = SourceInfo(kind=self.kind, server=str(settings.address))

@@ -1,0 +1,287 @@
+"""Stops of catalog runs from nomination to outcome, through the real stopper and driver, and from Alertmanager."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from ssis_exporter.ledger import read_events
+from ssis_exporter.model import StopOutcome
+from ssis_exporter.sources.catalog.patience import Patience
+from ssis_exporter.sources.catalog.settings import Credentials
+from tests.catalogs import Rig, make_estate, rig, statuses
+from tests.stack import LOOPBACK, Alertmanager, Program, free_port, wait_until
+from tests.stopping import InlineWorker, Scene, play
+from tests.tds.server import ntlm_users
+
+ACCOUNT = "CORP\\svc_ssis"
+TOKEN = "5eed0fd1e70ad57001bad1dea5c0ffee"
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Rig]:
+    estate = make_estate()
+    estate.add_account(ACCOUNT, windows=True, roles={"ssis_admin"})
+    with ntlm_users(tmp_path / "ntlm", ("CORP", "svc_ssis", "secret")), rig(tmp_path, estate) as one:
+        password = one.folder / "windows-password"
+        password.write_text("secret\n")
+        password.chmod(0o600)
+        yield one
+
+
+def auth(made: Rig) -> Credentials:
+    return Credentials(user=ACCOUNT, password_file=made.folder / "windows-password")
+
+
+def scene(made: Rig, work: Callable[[Scene], Awaitable[None]], **arguments: object) -> None:
+    """A stopper whose source is the catalog; the server's clock is the scene's."""
+
+    async def run(one: Scene) -> None:
+        made.estate.now = one.time.now
+        made.estate.add(70)
+        made.estate.add(71)
+        ticks = itertools.count()
+        source = made.source(
+            settings=made.settings(auth=auth(made)),
+            pause=lambda _: None,
+            patience=Patience(monotonic=lambda: 10.0 * next(ticks), jitter=lambda: 0.0),
+        )
+        one.workers["sql01"] = InlineWorker(source)
+        one.time.seconds += 600
+        one.time.shortest_wait = 20
+        await work(one)
+        source.close()
+
+    play(made.folder / "state", run, sources=["sql01"], **arguments)
+
+
+async def outcome(one: Scene) -> str:
+    await one.stopper.submit([one.nominate("70", "sql01")])
+    return await one.outcome("70", "sql01")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "row", "expected"),
+    [
+        ([], "obeys", "stopped"),
+        ([], "stays", "unconfirmed"),
+        ([27126], "", "unconfirmed"),
+        ([27124], "ends", "already_ended"),
+        ([27105], "ends", "already_ended"),
+        ([27103], "", "failed"),
+        ([27105], "", "failed"),
+        ([27124], "", "failed"),
+        ([27123], "", "failed"),
+        ([27143], "", "failed"),
+        ([27153], "", "failed"),
+        ([27219], "", "failed"),
+        ([27100], "", "failed"),
+        ([27112] * 3, "", "failed"),
+        ([27125] * 3, "", "failed"),
+        ([27195] * 3, "", "failed"),
+        ([27130], "stopping", "failed"),
+        ([27131], "stopping", "failed"),
+        ([27133], "stopping", "failed"),
+        ([27218], "", "failed"),
+        ([27195], "obeys", "stopped"),
+    ],
+)
+def test_each_answer_comes_to_its_outcome(made: Rig, numbers: list[int], row: str, expected: str) -> None:
+    """
+    What the server answers, and what the row then says, decide the outcome; the other run goes on in any case.
+    """
+    procedure = made.server.stop_operation
+    procedure.raises = list(numbers)
+    procedure.obeys = row == "obeys"
+    procedure.ends_row_with = 7 if row == "ends" else None
+    procedure.leaves_stopping = row == "stopping"
+
+    async def work(one: Scene) -> None:
+        assert expected == await outcome(one)
+        assert 71 in statuses(one.workers["sql01"].source.snapshot())
+
+    scene(made, work)
+    assert {70} == set(procedure.calls)
+
+
+def test_a_run_that_takes_its_time_is_stopped_in_the_end(made: Rig) -> None:
+    """
+    Accepted, stopping for a minute, then canceled: stopped, with one request.
+    """
+    made.server.stop_operation.obeys = False
+
+    async def work(one: Scene) -> None:
+        await one.stopper.submit([one.nominate("70", "sql01")])
+        await one.time.advance(60)
+        made.estate.end(70, 3)
+        assert "stopped" == await one.outcome("70", "sql01")
+
+    scene(made, work)
+    assert [70] == made.server.stop_operation.calls
+
+
+def test_a_restart_of_the_exporter_asks_no_second_time(made: Rig) -> None:
+    """
+    The catalog shows who is being stopped, whoever looks.
+    """
+    made.server.stop_operation.obeys = False
+
+    async def work(one: Scene) -> None:
+        await one.stopper.submit([one.nominate("70", "sql01")])
+        await one.time.advance(30)
+        await one.restart()
+        await one.time.advance(30)
+        made.estate.end(70, 3)
+        assert "stopped" == await one.outcome("70", "sql01")
+
+    scene(made, work)
+    assert [70] == made.server.stop_operation.calls
+
+
+@pytest.mark.parametrize("trouble", ["login", "role", "frozen"])
+def test_a_catalog_that_cannot_be_read_stops_nothing(made: Rig, trouble: str) -> None:
+    """
+    Nothing is stopped and nothing called ended; the nomination waits, and expires.
+    """
+
+    async def work(one: Scene) -> None:
+        one.workers["sql01"].source.snapshot()
+        if trouble == "login":
+            made.server.faults.refuse_login = 18456
+            made.server.cut_all()
+        elif trouble == "role":
+            made.estate.accounts[ACCOUNT.casefold()].roles.clear()
+        else:
+            made.server.faults.errors = [(1222, None)]
+        assert "expired" == await outcome(one)
+        made.server.faults.refuse_login, made.server.faults.errors = None, []
+        made.estate.accounts[ACCOUNT.casefold()].roles.add("ssis_admin")
+        assert {70, 71} == set(statuses(one.workers["sql01"].source.snapshot()))
+
+    scene(made, work)
+    assert [] == made.server.stop_operation.calls
+
+
+def test_a_run_that_is_locked_when_the_exporter_starts_is_not_called_gone(made: Rig) -> None:
+    """
+    An end that is not committed proves nothing, whoever asks.
+    """
+
+    async def work(one: Scene) -> None:
+        source = one.workers["sql01"].source
+        source.snapshot()
+        made.estate.hold_lock(70, status=3)
+        await one.stopper.submit([one.nominate("70", "sql01")])
+        await one.time.advance(60)
+        assert one.stopper.pending() or "already_ended" != one.stopper.last_outcomes()[0].outcome
+        made.estate.roll_back(70)
+        assert 70 in statuses(source.snapshot()) or made.server.stop_operation.calls == [70]
+
+    scene(made, work)
+
+
+CONFIG = """
+sources:
+  - name: sql01
+    kind: catalog
+    server: 127.0.0.1:{port}
+    encrypt: false
+    auth: {user: '{user}', password_file: windows-password}
+stop:
+  mode: armed
+  listen_address: 127.0.0.1:{webhook}
+  token_files: [stop.token]
+  breaker: {stops: 100, window: 10m}
+  rules:
+    - match: {package_name: "Runaway*"}
+      action: stop
+"""
+
+ALERTMANAGER = """
+route:
+  receiver: ssis-stop
+  group_by: ['...']
+  group_wait: 0s
+  group_interval: 1s
+  repeat_interval: 1h
+receivers:
+  - name: ssis-stop
+    webhook_configs:
+      - url: http://127.0.0.1:{webhook}/webhook/alertmanager
+        http_config:
+          follow_redirects: false
+          authorization: {credentials_file: {token}}
+"""
+
+# By number: what the procedure answers for the run of that id, and the outcome; those that wait for a confirmation in
+# vain (minutes) are tested above, on a clock that is moved.
+ANSWERS = {
+    1: (None, StopOutcome.STOPPED),
+    2: (27103, StopOutcome.FAILED),
+    3: (27105, StopOutcome.FAILED),
+    4: (27123, StopOutcome.FAILED),
+    5: (27143, StopOutcome.FAILED),
+    6: (27153, StopOutcome.FAILED),
+    7: (27219, StopOutcome.FAILED),
+    8: (229, StopOutcome.FAILED),
+}
+
+
+def filled(template: str, **values: object) -> str:
+    for name, value in values.items():
+        template = template.replace(f"{{{name}}}", str(value))
+    return template
+
+
+@pytest.mark.real
+def test_from_a_real_alertmanager_each_answer_has_its_own_outcome(made: Rig, tmp_path: Path) -> None:
+    """
+    Serve as installed, eight alerts of a real Alertmanager, eight answers of the server: the ledger tells each apart.
+    """
+    for number, (error, _) in ANSWERS.items():
+        made.estate.add(number, package_name=f"Runaway{number}.dtsx", start_time=datetime(2026, 1, 1, tzinfo=UTC))
+        if error is not None:
+            made.server.stop_operation.raises_for[number] = error
+    made.estate.add(99, package_name="Runaway99.dtsx")
+    webhook, metrics = free_port(), free_port()
+    token = tmp_path / "stop.token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    config = filled(CONFIG, port=made.server.port, user=ACCOUNT, webhook=webhook)
+    (tmp_path / "ssis_exporter.yml").write_text(config)
+    command = [
+        *(sys.executable, "-m", "ssis_exporter", "serve", "--config.file", "ssis_exporter.yml"),
+        *("--storage.path", "state", "--log.level", "debug", "--web.listen-address", f"{LOOPBACK}:{metrics}"),
+    ]
+    with ExitStack() as stack:
+        exporter = stack.enter_context(Program(tmp_path, "exporter", command))
+        exporter.wait_for(f"http://{LOOPBACK}:{metrics}/-/ready")
+        alertmanager = stack.enter_context(
+            Alertmanager(tmp_path / "alertmanager", filled(ALERTMANAGER, webhook=webhook, token=token))
+        )
+        for number in ANSWERS:
+            labels = {"alertname": "Runaway", "ssis_action": "stop", "source": "sql01", "instance_id": str(number)}
+            alertmanager.send({"labels": labels, "startsAt": datetime.now(UTC).isoformat()})
+
+        def told() -> dict[int, StopOutcome]:
+            return {
+                int(event.key.instance_id): event.outcome
+                for event in read_events(tmp_path / "state")
+                if event.outcome is not None
+            }
+
+        wait_until(lambda: len(told()) == len(ANSWERS), "an outcome for each")
+        found = told()
+        output = exporter.output()
+
+    assert {number: expected for number, (_, expected) in ANSWERS.items()} == found
+    assert sorted(ANSWERS) == sorted(call for call in made.server.stop_operation.calls if call is not None)
+    assert 2 == made.estate.get(99)["status"]  # type: ignore[index]
+    assert TOKEN not in output
+    assert "secret" not in output.replace("<secret>", "")
