@@ -162,7 +162,9 @@ class Connection:
         if isinstance(exc, OSError | SourceBroken) or not isinstance(exc, Exception):
             return exc
         if type(exc).__module__.startswith("OpenSSL"):
-            return SourceBroken(f"TLS failed: {exc or type(exc).__name__}")
+            from ssis_exporter.sources.catalog.encryption import take_refusal  # noqa: PLC0415 - loads OpenSSL
+
+            return SourceBroken(take_refusal() or f"TLS failed: {exc or type(exc).__name__}")
         return exc
 
     def _messages(self) -> ServerError | None:

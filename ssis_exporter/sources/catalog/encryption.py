@@ -5,43 +5,53 @@ from __future__ import annotations
 import ipaddress
 import ssl
 import sys
+import threading
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from OpenSSL import SSL, crypto
 
-from ssis_exporter.errors import ConfigError, SourceBroken
-from ssis_exporter.sources.catalog.settings import CatalogSettings
+from ssis_exporter.errors import ConfigError
+
+_said = threading.local()
+"""Why the handshake that runs on this thread was refused."""
 
 
-class CertificateRefused(SourceBroken):
-    """The server's certificate is not believed; the sentence says why and what would help."""
-
-
-def make_context(settings: CatalogSettings) -> Any:
+@cache
+def make_context(*, ca_file: Path | None, ca_written: int, verify_host: bool, verify_certificate: bool) -> Any:
     """
-    The TLS context for one server.
+    The TLS context for servers of these settings; one for all of them, since the system's authorities take a megabyte.
 
+    `ca_written` is when `ca_file` was written, so that another content makes another context.
     Raises `ConfigError` for a `ca_file` that cannot be used.
     """
     # TLS 1.3 sends tickets after the handshake, which TDS 7 has no place for; 1.2 is what every server speaks.
+    del ca_written
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_max_proto_version(SSL.TLS1_2_VERSION)
-    if not settings.verify_certificate:
+    if not verify_certificate:
         context.set_verify(SSL.VERIFY_NONE, lambda *_: True)
         return context
-    _trust(context, settings)
-    host = settings.address.host if settings.verify_host else None
-    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verifier(host))
+    _trust(context, ca_file)
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verifier(verify_host=verify_host))
     return context
 
 
-def _trust(context: Any, settings: CatalogSettings) -> None:
-    if settings.ca_file is not None:
+def take_refusal() -> str:
+    """Why the last handshake on this thread was refused; empty when it was not for its certificate."""
+    reason: str = getattr(_said, "refusal", "")
+    _said.refusal = ""
+    return reason
+
+
+def _trust(context: Any, ca_file: Path | None) -> None:
+    if ca_file is not None:
         try:
-            context.load_verify_locations(str(settings.ca_file))
+            context.load_verify_locations(str(ca_file))
         except SSL.Error as exc:
-            raise ConfigError(f'"ca_file": {settings.ca_file} is not a readable PEM file with certificates') from exc
+            raise ConfigError(f'"ca_file": {ca_file} is not a readable PEM file with certificates') from exc
         return
     context.set_default_verify_paths()
     if sys.platform == "win32":
@@ -53,19 +63,20 @@ def _trust(context: Any, settings: CatalogSettings) -> None:
                     store.add_cert(crypto.load_certificate(crypto.FILETYPE_ASN1, data))
 
 
-def _verifier(host: str | None) -> Any:
+def _verifier(*, verify_host: bool) -> Any:
     """What OpenSSL asks for each certificate of the chain, from the authority to the server's own."""
 
-    def verify(_connection: Any, certificate: Any, error: int, depth: int, ok: int) -> bool:
+    def verify(connection: Any, certificate: Any, error: int, depth: int, ok: int) -> bool:
         if not ok:
             reason = _ERRORS.get(error, f"OpenSSL's error {error}")
-            raise CertificateRefused(
+            _said.refusal = (
                 f"its certificate is not believed: {reason}; put the authority, or the certificate itself, into ca_file"
             )
-        if depth == 0 and host is not None and not fits(certificate.to_cryptography(), host):
-            raise CertificateRefused(
-                f"its certificate is not for {host}; use a name that it is for, or say verify_host: false"
-            )
+            return False
+        host = (connection.get_servername() or b"").decode("ascii")
+        if depth == 0 and verify_host and not fits(certificate.to_cryptography(), host):
+            _said.refusal = f"its certificate is not for {host}; use a name that it is for, or say verify_host: false"
+            return False
         return True
 
     return verify

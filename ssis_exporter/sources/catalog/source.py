@@ -208,7 +208,13 @@ class CatalogSource(RecordingSource, StoppableSource):
         if self._tls is None and self._settings.encrypt:
             from ssis_exporter.sources.catalog.encryption import make_context  # noqa: PLC0415 - loads OpenSSL
 
-            self._tls = make_context(self._settings)
+            ca_file = self._settings.ca_file
+            self._tls = make_context(
+                ca_file=ca_file,
+                ca_written=ca_file.stat().st_mtime_ns if ca_file is not None and ca_file.exists() else 0,
+                verify_host=self._settings.verify_host,
+                verify_certificate=self._settings.verify_certificate,
+            )
         return self._tls
 
     def _look(self, deadline: Deadline) -> tuple[CatalogSession, Seen]:
