@@ -31,7 +31,6 @@ SLOW_ANSWER_SECONDS = 1.0
 """How long the answer to a failed attempt waits once there were too many."""
 
 CODES = (
-    HTTPStatus.OK,
     HTTPStatus.ACCEPTED,
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.UNAUTHORIZED,
@@ -46,7 +45,7 @@ CODES = (
     HTTPStatus.NOT_IMPLEMENTED,
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
-"""Every code that is answered."""
+"""Every code that the webhook answers."""
 
 
 @dataclass(kw_only=True)

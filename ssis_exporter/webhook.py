@@ -118,17 +118,23 @@ def make_tls(config: StopTlsConfig) -> ServerTls:
     )
 
 
-def make_webhook_application(decider: Decider, admission: Admission, metrics: WebhookMetrics) -> Application:
+def make_webhook_application(
+    decider: Decider, admission: Admission, metrics: WebhookMetrics, *, decide_seconds: float = DECIDE_SECONDS
+) -> Application:
     """The application of the webhook's own listener: one path, everything else is 404."""
-    return make_careful_application(admission, [(PATH, AlertmanagerHandler, {"decider": decider, "metrics": metrics})])
+    given = {"decider": decider, "metrics": metrics, "decide_seconds": decide_seconds}
+    return make_careful_application(admission, [(PATH, AlertmanagerHandler, given)])
 
 
 class AlertmanagerHandler(CarefulHandler):
     """`POST /webhook/alertmanager`."""
 
-    def initialize(self, admission: Admission, decider: Decider, metrics: WebhookMetrics) -> None:  # type: ignore[override]
+    def initialize(  # type: ignore[override]
+        self, admission: Admission, decider: Decider, metrics: WebhookMetrics, decide_seconds: float
+    ) -> None:
         """Called by Tornado for each request."""
         super().initialize(admission)
+        self._decide_seconds = decide_seconds
         self._decider = decider
         self._metrics = metrics
 
@@ -141,7 +147,7 @@ class AlertmanagerHandler(CarefulHandler):
             return
         chosen = select(message)
         try:
-            async with asyncio.timeout(DECIDE_SECONDS):
+            async with asyncio.timeout(self._decide_seconds):
                 # What was begun goes on: when it comes again, it is found in the ledger.
                 became = await asyncio.shield(_decide(self._decider, chosen))
         except StorageError as exc:
@@ -149,7 +155,7 @@ class AlertmanagerHandler(CarefulHandler):
             self.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "the ledger cannot be written; send it again")
             return
         except TimeoutError:
-            log.error("nothing was decided within %g s, Alertmanager will send it again", DECIDE_SECONDS)  # noqa: TRY400
+            log.error("nothing was decided within %g s, Alertmanager will send it again", self._decide_seconds)  # noqa: TRY400
             self.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "the ledger is slow; send it again")
             return
         self._count(message, chosen)

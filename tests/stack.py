@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 from tests.real import need_program
 
@@ -168,6 +169,6 @@ class Prometheus(Program):
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """An instant query's result."""
-        answer = json.loads(fetch(f"{self.url}/api/v1/query?query={urllib.request.quote(expression)}"))  # type: ignore[attr-defined]
+        answer = json.loads(fetch(f"{self.url}/api/v1/query?query={quote(expression)}"))
         result: list[dict[str, Any]] = answer["data"]["result"]
         return result

@@ -26,7 +26,7 @@ from ssis_exporter.model import StopMode
 from ssis_exporter.policy import Action, Match, Rule
 from tests.serving import LoopThread, loop_thread
 from tests.stopping import Scene
-from tests.test_alertmessage import BODIES, FOREIGN, OURS, alert, body
+from tests.test_alertmessage import BODIES, FOREIGN, LABELS, OURS, alert, body
 
 RULES = (
     Rule(match=Match(package_name="Payroll*"), action=Action.NEVER),
@@ -449,16 +449,23 @@ def test_audit_since_what_is_no_time(tmp_path: Path, text: str, capsys: pytest.C
     assert "must be like 12h, 7d or 2026-11-22T20:00:00Z" in capsys.readouterr().err
 
 
-def test_names_cannot_move_the_cursor(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_cannot_move_the_cursor(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """
-    What a package is called is printed as text, in every command.
+    What a package is called is printed as text, in every command, also where it is no valid Unicode.
     """
-    service.begin("41287", "Load\x1b[2J\x07\u202e")
+    service.begin("41287", "Load\x1b[2J\x07\u202e\udcff")
+    folder = ["--storage.path", str(service.folder)]
+    path = tmp_path / "body.json"
+    path.write_bytes(body(alert(labels={name: LABELS[name] for name in ("ssis_action", "source", "instance_id")})))
+
+    assert exits.OK == run(["explain", str(path), *folder])
+    assert exits.OK == run(["explain", str(path), "--json", *folder])
     assert exits.OK == stop(service, "41287", "--yes")
-    assert exits.OK == run(["audit", "--storage.path", str(service.folder)])
+    assert exits.OK == run(["audit", *folder])
+    assert exits.OK == run(["audit", "--json", *folder])
     shown = capsys.readouterr().out
 
-    assert not {"\x1b", "\x07", "\u202e"} & set(shown)
+    assert not {"\x1b", "\x07", "\u202e", "\udcff"} & set(shown)
 
 
 def test_a_damaged_ledger_is_acknowledged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

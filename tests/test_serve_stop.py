@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import socket
 import urllib.error
 import urllib.request
@@ -55,7 +54,7 @@ class Place:
     @property
     def flags(self) -> tuple[str | Path, ...]:
         """Of `serve`."""
-        return ("--config.file", self.config, "--storage.path", self.state)
+        return ("--config.file", self.config, "--storage.path", self.state, "--web.enable-lifecycle")
 
 
 @pytest.fixture
@@ -76,6 +75,11 @@ def post(serving: Serving, content: bytes, token: str = TOKEN) -> tuple[int, Any
     except urllib.error.HTTPError as exc:
         with exc:
             return exc.code, exc.read().decode()
+
+
+def reload(serving: Serving) -> None:
+    """Asks it to read its configuration again."""
+    assert serving.get("/-/reload", "POST").status in (200, 500)
 
 
 def a_run(serving: Serving) -> bytes:
@@ -99,13 +103,13 @@ def mode(serving: Serving) -> str:
 
 def test_a_reload_changes_mode_and_rules(place: Place) -> None:
     """
-    SIGHUP puts mode, rules and tokens in force without a gap; a wrong configuration changes nothing.
+    A reload puts mode, rules and tokens in force without a gap; a wrong configuration changes nothing.
     """
     with Serving(*place.flags) as serving:
         assert "dry-run" == mode(serving)
         place.token("next.token", "another-token-for-later")
         place.configure(mode="dry-run", action="never", tokens="stop.token, next.token")
-        serving.signal(signal.SIGHUP)
+        reload(serving)
         serving.wait_for("the configuration was reloaded")
         _, answer = post(serving, a_run(serving), "another-token-for-later")
         shown = answer["alerts"][0]
@@ -113,18 +117,18 @@ def test_a_reload_changes_mode_and_rules(place: Place) -> None:
         assert (None, "nominated") == (shown["outcome"], shown["disposition"])
 
         place.configure(mode="armed", action="stop")
-        serving.signal(signal.SIGHUP)
+        reload(serving)
         serving.wait_for("stopping is now: armed")
         assert "armed" == mode(serving)
         assert 401 == post(serving, body(), "another-token-for-later")[0]
 
         place.config.write_text("stop: {mode: reckless}\n")
-        serving.signal(signal.SIGHUP)
+        reload(serving)
         serving.wait_for("the configuration was not reloaded")
         assert "armed" == mode(serving)
 
         place.config.write_text("sources: [{name: sqlprod01, kind: demo, packages: 30}]\n")
-        serving.signal(signal.SIGHUP)
+        reload(serving)
         serving.wait_for("the section stop is gone: everything is refused from now on")
         assert "off" == mode(serving)
         _, answer = post(serving, a_run(serving))
@@ -138,13 +142,14 @@ def test_without_a_section_stop_nothing_listens(tmp_path: Path) -> None:
     """
     config = tmp_path / "ssis.yml"
     config.write_text("sources: [{name: sqlprod01, kind: demo}]\n")
-    with Serving("--config.file", config, "--storage.path", tmp_path / "state") as serving:
+    flags = ("--config.file", config, "--storage.path", tmp_path / "state", "--web.enable-lifecycle")
+    with Serving(*flags) as serving:
         assert "off" == mode(serving)
         assert "Off: nothing is stopped" in serving.get("/").text
         assert 404 == serving.get("/webhook/alertmanager", "POST").status
         assert not (tmp_path / "state" / NAME).exists()
         config.write_text("sources: [{name: sqlprod01, kind: demo}]\nstop: {rules: []}\n")
-        serving.signal(signal.SIGHUP)
+        reload(serving)
         serving.wait_for("the section stop is new: it takes effect with the next start")
 
 

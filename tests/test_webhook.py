@@ -232,6 +232,24 @@ def test_a_ledger_that_cannot_be_written_is_503(hook: Webhook) -> None:
     assert 0 == hook.alerts("nominated")
 
 
+def test_a_ledger_that_is_slow_is_503(config: StopConfig) -> None:
+    """
+    An answer comes in time, whatever the disk does; what was begun is finished, and found when the message comes again.
+    """
+    registry = CollectorRegistry()
+    metrics = WebhookMetrics(registry)
+    decider = FakeDecider()
+    decider.gate.clear()
+    application = make_webhook_application(decider, make_admission(config, metrics), metrics, decide_seconds=0.2)
+    with serving(application) as served:
+        answer = Answer.parse(served.ask(request(body())))
+        decider.gate.set()
+        wait_until(lambda: decider.nominated, "the end of what was begun")
+
+    assert 503 == answer.status
+    assert b"the ledger is slow; send it again\n" == answer.body
+
+
 def test_what_nobody_foresaw_is_500_without_a_word(hook: Webhook, caplog: pytest.LogCaptureFixture) -> None:
     """
     A failure inside tells the peer nothing, and the log everything but the credential.

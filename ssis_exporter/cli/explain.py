@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,7 +60,8 @@ def command(
     for number, one in enumerate(chosen, 1):
         explanation = next(explained) if _asks(one) else None
         if as_json:
-            click.echo(msgspec.json.encode(_as_json(one, explanation)).decode())
+            # Escaped to ASCII, because a name may hold what is no valid UTF-8.
+            click.echo(json.dumps(msgspec.to_builtins(_as_json(one, explanation))))
         else:
             _print(number, len(chosen), one, explanation)
     if message.truncated:
