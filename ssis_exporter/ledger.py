@@ -27,6 +27,7 @@ from ssis_exporter.ledgerrows import (
     update,
 )
 from ssis_exporter.model import ExecutionFacts, ExecutionKey, Nomination, RefusalReason, StopOutcome, Visibility
+from ssis_exporter.ourstops import OurStops
 from ssis_exporter.policy import Breaker
 from ssis_exporter.stopview import PastStop, Stage
 from ssis_exporter.storage import Database, StorageMetrics, open_read_only
@@ -51,6 +52,8 @@ class Ledger:
         self, storage: Storage, *, metrics: StorageMetrics | None = None, executor: Executor | None = None
     ) -> None:
         self.database = Database(storage, NAME, SCHEMA, metrics=metrics, executor=executor)
+        self.ours = OurStops()
+        """The runs that were asked to stop."""
 
     @property
     def is_open(self) -> bool:
@@ -70,6 +73,8 @@ class Ledger:
     async def open(self) -> None:
         """Makes or checks the file; harmless when it is open."""
         await self.database.open()
+        if not self.ours.is_loaded:
+            await self.database.read(self.ours.load)
 
     async def probe(self) -> None:
         """Writes without changing anything, to know whether it can be written to."""
@@ -181,7 +186,9 @@ class Ledger:
                     return current
             return _settle(connection, row, outcome, at=at, reason=reason, rule=rule, text=text, final=final)
 
-        return await self.database.write(work)
+        settled = await self.database.write(work)
+        self.ours.moved(settled, came_from=row.stage)
+        return settled
 
     async def veto(self, key: ExecutionKey, text: str, *, ended_at: datetime | None, at: datetime) -> Row | None:
         """Closes the row of this run as vetoed, unless it has been requested; None when there was nothing to veto."""
@@ -215,9 +222,11 @@ class Ledger:
         text: str = "",
         details: Mapping[str, object] | None = None,
     ) -> Row:
-        return await self.database.write(
+        moved = await self.database.write(
             lambda connection: _step(connection, row, at, kind, changes, rule=rule, text=text, details=details)
         )
+        self.ours.moved(moved, came_from=row.stage)
+        return moved
 
 
 def read_events(folder: Path, since: datetime | None = None) -> Iterator[Event]:

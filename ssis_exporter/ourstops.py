@@ -1,0 +1,52 @@
+"""Which runs ended because we asked them to: answered from memory, so that any thread may ask at any moment."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from ssis_exporter.ledgerrows import EventKind, Row
+from ssis_exporter.model import ExecutionKey, StopOutcome
+from ssis_exporter.stopview import Stage
+
+WAS_ASKED = (StopOutcome.STOPPED, StopOutcome.UNCONFIRMED, StopOutcome.ROW_STUCK)
+"""Outcomes that a run only comes to after its source was asked, or may have been."""
+
+_QUERY = f"""
+SELECT source, instance_id FROM runs
+WHERE stage NOT IN ('{Stage.NOMINATED}', '{Stage.ALLOWED}', '{Stage.CLOSED}') OR outcome IN ({",".join("?" * 3)})
+OR (outcome = '{StopOutcome.FAILED}' AND EXISTS (
+    SELECT 1 FROM events WHERE events.source = runs.source AND events.instance_id = runs.instance_id
+    AND events.episode = runs.episode AND kind = '{EventKind.ASKED}'
+))
+"""  # noqa: S608 - our own names
+
+
+class OurStops:
+    """The ledger tells it each row that moved, before anything is done on the strength of that move."""
+
+    def __init__(self) -> None:
+        self._keys: set[ExecutionKey] = set()
+        self._is_loaded = False
+
+    def __contains__(self, key: ExecutionKey) -> bool:
+        return key in self._keys
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it knows of what was asked before this start."""
+        return self._is_loaded
+
+    def load(self, connection: sqlite3.Connection) -> None:
+        """Reads what the ledger knows."""
+        self._keys |= {ExecutionKey(*found) for found in connection.execute(_QUERY, WAS_ASKED)}
+        self._is_loaded = True
+
+    def moved(self, row: Row, *, came_from: Stage) -> None:
+        """A row is where it is now."""
+        if row.stage in (Stage.NOMINATED, Stage.ALLOWED):
+            self._keys.discard(row.key)
+        elif row.stage is not Stage.CLOSED or row.outcome in WAS_ASKED:
+            self._keys.add(row.key)
+        elif row.outcome is not StopOutcome.FAILED or came_from is Stage.REQUESTED:
+            # It ended by itself, or the source refused: whoever ends it now, it is not us.
+            self._keys.discard(row.key)
