@@ -148,11 +148,15 @@ class Ledger:
                 connection, row, at, EventKind.REQUESTED, changes, rule=rule, details={"evidence": dict(evidence)}
             )
 
-        return await self.database.write(work)
+        requested = await self.database.write(work)
+        if requested is not None:
+            self.ours.moved(requested, came_from=row.stage)
+        return requested
 
-    async def asked(self, row: Row, text: str, at: datetime) -> Row:
-        """The source answered, or may have heard: it is never asked again."""
-        return await self._step(row, at, EventKind.ASKED, {"stage": Stage.ASKED}, text=text)
+    async def asked(self, row: Row, text: str, at: datetime, *, surely: bool = True) -> Row:
+        """The source answered, or (not `surely`) may have heard: it is never asked again."""
+        stage = Stage.ASKED if surely else Stage.MAYBE_ASKED
+        return await self._step(row, at, EventKind.ASKED, {"stage": stage}, text=text)
 
     async def not_asked(self, row: Row, text: str, at: datetime) -> Row:
         """It is certain that the source was never asked: the row goes back to its look."""

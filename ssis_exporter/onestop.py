@@ -41,6 +41,9 @@ EVIDENCE_LIMIT = timedelta(seconds=10)
 """A run that could be stopped is not kept alive for the sake of the record."""
 
 
+AFTER_THE_REQUEST = (Stage.ASKED, Stage.MAYBE_ASKED, Stage.ESCALATED)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
     """An outcome that is to be written down."""
@@ -70,8 +73,14 @@ class OneStop:
         self._around = around
         self._worker = around.worker(row.key.source)
         self._seen_under = row.seen_under
+        self.is_asking = False
+        """From before "requested" is written until the answer is: to be left alone for a moment at the end."""
+
         self._heard: str | None = None
         """What the source said to the request, once there was one in this process: there is never a second."""
+
+        self._surely = False
+        """Whether it is certain that the source heard it."""
 
         self._not_by_us = False
         """The source said that nothing was done; when the run is gone, it ended by itself."""
@@ -81,6 +90,7 @@ class OneStop:
     async def bring_to_outcome(self) -> None:
         """Works until the row has an outcome on disk. Trouble with the ledger means waiting, never going on."""
         while self.row.is_open:
+            self.is_asking = False
             try:
                 await self._go_on()
             except RowMoved:
@@ -100,7 +110,7 @@ class OneStop:
         # After a restart: it was about to be asked, or was asked. Nothing is asked twice.
         if self.row.stage is Stage.REQUESTED:
             await self._find_out_whether_it_was_asked()
-        if self.row.stage in (Stage.ASKED, Stage.ESCALATED):
+        if self.row.stage in AFTER_THE_REQUEST:
             await self._look_until_it_is_gone()
         if self.row.stage not in (Stage.NOMINATED, Stage.ALLOWED):
             return None
@@ -131,17 +141,19 @@ class OneStop:
         # Evidence, and the request on disk before it is made.
         evidence = await self._evidence(found.run)
         breaker = around.settings().breaker
+        self.is_asking = True
         requested = await ledger.request(self.row, found.allowed.rule, evidence, breaker, around.now())
         if requested is None:
             return await self._settle(self._no_room(found.allowed))
         self.row = requested
-        await around.places_changed()
 
         # Request the stop, then look until it is gone or time is up; the outcome.
         ended = await self._ask(found)
         if ended is not None:
             return await self._settle(ended)
-        if self.row.stage is Stage.ASKED:
+        self.is_asking = False
+        await around.places_changed()
+        if self.row.stage in AFTER_THE_REQUEST:
             await self._look_until_it_is_gone()
         return None
 
@@ -261,11 +273,13 @@ class OneStop:
         """Asks, once. An end where nothing was done; otherwise the row says whether the source may have heard."""
         assert self._worker is not None
         self.waits_for = "the source to take the request"
+        surely = True
+        typical = self._around.typical(go.run.facts)
         try:
             reply = await act(
                 self._worker,
                 lambda source: source.request_stop(go.run),
-                forbidden=self._forbidden,
+                forbidden=lambda: self._forbidden(go.run, typical),
                 limit=self._around.settings().look_timeout,
                 wait=self._around.wait,
             )
@@ -285,20 +299,23 @@ class OneStop:
                 case StopUnsupported() if go.allowed.escalate_after is None or not self._can_force():
                     return End(outcome=StopOutcome.FAILED, rule=go.allowed.rule, text=str(exc))
             self._source_failed = isinstance(exc, StopFailed | StopUnsupported)
+            surely = self._source_failed
         else:
             self._heard = f"the source answered: {reply}"
             log.info("asked %s to stop %s for %s", self.row.key.source, self.row.key.instance_id, go.allowed.rule)
-        self.row = await self._around.ledger.asked(self.row, self._heard, self._around.now())
+        self._surely = surely
+        self.row = await self._around.ledger.asked(self.row, self._heard, self._around.now(), surely=surely)
         return None
 
-    def _forbidden(self) -> str | None:
-        """On the source's thread, in the moment before acting."""
+    def _forbidden(self, run: Execution, typical: timedelta | None) -> str | None:
+        """On the source's thread, in the moment before acting: hold, mode and rules as they are now."""
         held = self._around.held() or self._around.hold.reason()
         if held is not None:
             return f"all stopping is on hold: {held}"
         if self._around.settings().mode is not StopMode.ARMED:
             return "stopping is no longer armed"
-        return None
+        verdict = self._around.judge_knowing(typical, self.row.nominations, run)
+        return verdict.text if isinstance(verdict, Refused) else None
 
     async def _find_out_whether_it_was_asked(self) -> None:
         """
@@ -321,11 +338,12 @@ class OneStop:
                     self._heard = (
                         "the exporter was ended in the moment of asking; whether the request went out is not known"
                     )
-        self.row = await ledger.asked(self.row, self._heard, now())
+        self.row = await ledger.asked(self.row, self._heard, now(), surely=self._surely)
 
     # After the request.
 
     async def _look_until_it_is_gone(self) -> None:
+        """Looks until the run is gone or time is up; ends its host process in between only where a rule says so."""
         around = self._around
         began, pause = around.monotonic(), FIRST_PAUSE_SECONDS
         escalate_after: timedelta | None = None
@@ -350,22 +368,22 @@ class OneStop:
 
     def _escalation(self, run: Execution) -> timedelta | None:
         """After how long the host process may be ended, by the rules as they are now; None for never."""
-        asked_for = dataclasses.replace(run, status=ExecutionStatus.RUNNING)
-        verdict = self._around.judge(self.row.nominations, asked_for)
-        if not isinstance(verdict, Allowed) or not self._can_force() or self._forbidden_without_reading():
+        verdict = self._around.judge(self.row.nominations, _as_before_the_request(run))
+        armed = self._around.settings().mode is StopMode.ARMED and self._around.held() is None
+        if not isinstance(verdict, Allowed) or not self._can_force() or not armed:
             return None
         return verdict.escalate_after
 
     async def _escalate(self, run: Execution) -> None:
         worker = self._around.worker(self.row.key.source)
+        assert worker is not None
+        typical = self._around.typical(run.facts)
         self.row = await self._around.ledger.escalate(self.row, self._around.now())
-        if worker is None:
-            return
         try:
             await act(
                 worker,
                 lambda source: source.force_stop(run),
-                forbidden=self._forbidden,
+                forbidden=lambda: self._forbidden(_as_before_the_request(run), typical),
                 limit=self._around.settings().look_timeout,
                 wait=self._around.wait,
             )
@@ -412,7 +430,7 @@ class OneStop:
 
     async def _settle(self, end: End) -> None:
         """Writes an outcome down. The row stays open where another nomination came that has to be judged, too."""
-        asked = self.row.stage in (Stage.REQUESTED, Stage.ASKED, Stage.ESCALATED)
+        asked = self.row.stage is Stage.REQUESTED or self.row.stage in AFTER_THE_REQUEST
         self.row = await self._around.ledger.settle(
             self.row,
             end.outcome,
@@ -452,9 +470,6 @@ class OneStop:
     def _is_within(self, span: timedelta, began: float) -> bool:
         return self._around.monotonic() - began < span.total_seconds()
 
-    def _forbidden_without_reading(self) -> bool:
-        return self._around.held() is not None or self._around.settings().mode is not StopMode.ARMED
-
     def _stoppable(self) -> StoppableSource | None:
         worker: SourceWorker | None = self._around.worker(self.row.key.source)
         source = worker.source if worker is not None else None
@@ -467,3 +482,8 @@ class OneStop:
     def _tells_stopping(self) -> bool:
         source = self._stoppable()
         return source is not None and source.tells_stopping
+
+
+def _as_before_the_request(run: Execution) -> Execution:
+    """A run that stops because it was asked to, as the policy judged it."""
+    return dataclasses.replace(run, status=ExecutionStatus.RUNNING)

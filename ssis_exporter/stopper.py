@@ -31,7 +31,7 @@ from ssis_exporter.sources.interface import StoppableSource
 from ssis_exporter.sources.worker import SourceWorker
 from ssis_exporter.stopmetrics import StopMetrics
 from ssis_exporter.stopsettings import StopSettings, Surroundings
-from ssis_exporter.stopview import Explanation, PastStop, PendingStop, Stage
+from ssis_exporter.stopview import Explanation, PastStop, PendingStop
 
 __all__ = ["StopSettings", "Stopper"]
 
@@ -44,6 +44,9 @@ GLANCE_SECONDS = 0.5
 
 PROBE_SECONDS = 10.0
 """How often a ledger that could not be used is tried again."""
+
+ASKING_SECONDS = 2.0
+"""How long the end of the exporter waits for a source that is being asked."""
 
 LAST_OUTCOMES = 100
 """How many are kept for the page."""
@@ -170,9 +173,11 @@ class Stopper:
         """Leaves everything as it is on disk, for the next start; may be called twice."""
         self._closing = True
         # A request that is on its way is waited for: a restart could not know whether it arrived.
-        asking = [task for stop, task in self._work.values() if stop.row.stage is Stage.REQUESTED]
-        if asking:
-            await asyncio.wait(asking, timeout=2.0)
+        began = asyncio.get_running_loop().time()
+        while any(stop.is_asking for stop, _ in self._work.values()):
+            if asyncio.get_running_loop().time() - began > ASKING_SECONDS:
+                break
+            await asyncio.sleep(0.01)
         tasks = [task for _, task in self._work.values()]
         if self._watching is not None:
             tasks.append(self._watching)

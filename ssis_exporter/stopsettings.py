@@ -60,9 +60,12 @@ class Surroundings:
 
     def judge(self, nominations: Sequence[Nomination], run: Execution) -> Verdict:
         """What the policy says of a run that was just seen: allowed if it is for any of its nominations."""
-        settings, now, typical = self.settings(), self.now(), self.typical(run.facts)
+        return self.judge_knowing(self.typical(run.facts), nominations, run)
+
+    def judge_knowing(self, typical: timedelta | None, nominations: Sequence[Nomination], run: Execution) -> Verdict:
+        """The same, with the typical duration as it was looked up before; on any thread."""
+        policy, now = self.settings().policy, self.now()
         verdicts = [
-            settings.policy.decide(nomination, run, now, typical=typical, local=self.local)
-            for nomination in nominations
+            policy.decide(nomination, run, now, typical=typical, local=self.local) for nomination in nominations
         ]
         return next((verdict for verdict in verdicts if isinstance(verdict, Allowed)), verdicts[-1])

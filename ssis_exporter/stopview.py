@@ -25,6 +25,9 @@ class Stage(StrEnum):
     ASKED = "asked"
     """The source was asked; it is looked at until it is gone."""
 
+    MAYBE_ASKED = "maybe_asked"
+    """Nobody knows whether the request arrived. It is looked at likewise, and neither asked again nor escalated."""
+
     ESCALATED = "escalated"
     """Its host process is being ended, or has been."""
 
