@@ -28,6 +28,7 @@ from ssis_exporter.listening import Listener
 from ssis_exporter.selfmetrics import CertificateExpiry, make_registry
 from ssis_exporter.stopconfig import StopConfig
 from ssis_exporter.stopmetrics import StopMetrics
+from ssis_exporter.storagefolder import Storage
 from ssis_exporter.web import WebSettings, make_application
 from ssis_exporter.webconfig import WebConfig
 
@@ -113,12 +114,14 @@ async def _serve(load: Callable[[], Config], flags: Flags, on_started: Callable[
         tls = web_config if web_config is not None and web_config.uses_tls else None
         listener = Listener(make_application(exporter, settings), flags.listen_addresses, tls=tls)
 
+        storage = Storage(storage_folder(flags.storage_path))
+        started.callback(storage.release)
         stop_metrics = StopMetrics(registry)
         stop_metrics.know(exporter.source_names)
         # From here on a signal ends what was started, in order.
         signals = Signals(on_hangup=Reloads(exporter).begin)
         if config.stop is not None:
-            stopping = _make_stopping(config.stop, exporter, stop_metrics, storage_folder(flags.storage_path))
+            stopping = _make_stopping(config.stop, exporter, stop_metrics, storage)
             started.push_async_callback(stopping.close)
             await stopping.start()
             await stopping.listen()
@@ -142,10 +145,13 @@ async def _serve(load: Callable[[], Config], flags: Flags, on_started: Callable[
     return exits.OK
 
 
-def _make_stopping(config: StopConfig, exporter: Exporter, metrics: StopMetrics, folder: Path) -> Stopping:
-    from ssis_exporter.cli.stopping import Stopping  # noqa: PLC0415 - nothing of it is loaded where it is not configured
+def _make_stopping(config: StopConfig, exporter: Exporter, metrics: StopMetrics, storage: Storage) -> Stopping:
+    # Nothing of it is loaded where it is not configured.
+    from ssis_exporter.cli.stopping import Stopping  # noqa: PLC0415
+    from ssis_exporter.storage import StorageMetrics  # noqa: PLC0415
 
-    return Stopping(config, folder=folder, exporter=exporter, metrics=metrics)
+    storage_metrics = StorageMetrics(exporter.registry)
+    return Stopping(config, storage=storage, storage_metrics=storage_metrics, exporter=exporter, metrics=metrics)
 
 
 def _tell_that_stop_needs_a_start(config: Config) -> None:

@@ -15,6 +15,8 @@ from ssis_exporter.errors import ConfigError
 from ssis_exporter.exporter import Exporter
 from ssis_exporter.ledger import NAME
 from ssis_exporter.stopmetrics import StopMetrics
+from ssis_exporter.storage import StorageMetrics
+from ssis_exporter.storagefolder import Storage
 
 
 @asynccontextmanager
@@ -31,10 +33,19 @@ async def stopping(config: Config, folder: Path, *, writes: bool) -> AsyncIterat
     exporter = Exporter(config, registry=registry, load=lambda: config)
     with tempfile.TemporaryDirectory(prefix="ssis_exporter-") as nowhere:
         used = folder if writes or (folder / NAME).exists() else Path(nowhere)
-        made = Stopping(config.stop, folder=used, exporter=exporter, metrics=StopMetrics(registry), takes_up=False)
+        storage = Storage(used)
+        made = Stopping(
+            config.stop,
+            storage=storage,
+            storage_metrics=StorageMetrics(registry),
+            exporter=exporter,
+            metrics=StopMetrics(registry),
+            takes_up=False,
+        )
         try:
             await made.start()
             yield made
         finally:
             await made.close()
+            storage.release()
             await exporter.close()

@@ -49,14 +49,16 @@ class Stopping:
     """
     The ledger and the stopper of one storage folder, and the two listeners: Alertmanager's and the operator's.
 
-    `start` claims the folder; `drain` stops listening; `close` lets go of everything and leaves on disk what is open.
+    `start` claims the folder, which whoever made `storage` releases; `drain` stops listening; `close` lets go of
+    everything and leaves on disk what is open.
     """
 
     def __init__(
         self,
         config: StopConfig,
         *,
-        folder: Path,
+        storage: Storage,
+        storage_metrics: StorageMetrics,
         exporter: Exporter,
         metrics: StopMetrics,
         typical: Callable[[ExecutionFacts], timedelta | None] = lambda _facts: None,
@@ -65,12 +67,11 @@ class Stopping:
         """`takes_up` False leaves what the ledger has open to the next `serve`."""
         self._config: StopConfig | None = config
         self._started_with = config
-        self._storage = Storage(folder)
-        self._ledger = Ledger(self._storage, metrics=StorageMetrics(exporter.registry))
+        self._ledger = Ledger(storage, metrics=storage_metrics)
         self.stopper = Stopper(
             stop_settings(config),
             ledger=self._ledger,
-            hold=Hold(folder),
+            hold=Hold(storage.folder),
             worker=exporter.worker,
             metrics=metrics,
             source_names=lambda: exporter.source_names,
@@ -78,7 +79,7 @@ class Stopping:
             silences=self._silenced,
             takes_up=takes_up,
         )
-        self._control = Control(self.stopper, folder)
+        self._control = Control(self.stopper, storage.folder)
         self._metrics = WebhookMetrics(exporter.registry)
         self._admission: Admission | None = None
         self._tls: ServerTls | None = None
@@ -153,7 +154,6 @@ class Stopping:
         await self.drain(0)
         await self.stopper.close()
         await self._ledger.close()
-        self._storage.release()
 
     async def _silenced(self, nomination: Nomination) -> bool:
         url = self._config.alertmanager_url if self._config is not None else None
