@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ssis_exporter.addresses import WEBHOOK_PORT, Address, parse_address
+from ssis_exporter.durations import print_duration
 from ssis_exporter.policy import Action, Hours, Match, Rule
 
 
@@ -159,6 +160,12 @@ class StopConfig(msgspec.Struct, frozen=True, kw_only=True):
             _check_url(self.alertmanager_url)
         if self.request_ttl < timedelta(seconds=1):
             raise ValueError('"request_ttl" must be at least 1s')
+        longest = max((rule.grace for rule in self.rules), default=timedelta())
+        if longest >= self.request_ttl:
+            raise ValueError(
+                f'"request_ttl" of {print_duration(self.request_ttl)} must be longer than the grace of every rule, '
+                f"and one has {print_duration(longest)}: its nominations would all expire"
+            )
         if self.mode == "armed" and not any(entry.action == "stop" for entry in self.entries):
             raise ValueError(
                 '"mode" is armed and no rule has action "stop", so nothing could ever be stopped; add one under "rules"'

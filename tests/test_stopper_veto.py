@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from ssis_exporter.model import (
     Execution,
     ExecutionKey,
     RefusalReason,
+    StopMode,
 )
 from ssis_exporter.policy import Policy
 from tests.stopping import GRACE, Scene, kinds, play
@@ -162,6 +165,33 @@ def test_a_hold_in_the_last_moment_counts(tmp_path: Path) -> None:
     play(tmp_path, work)
 
     assert "not_asked" in kinds(tmp_path)
+
+
+def test_disarming_and_new_rules_in_the_last_moment_count(tmp_path: Path) -> None:
+    """
+    Mode and rules are read once more on the source's own thread, after "requested" is on disk.
+    """
+
+    def in_the_last_moment(**changes: Any) -> Callable[[Scene], Awaitable[None]]:
+        async def work(scene: Scene) -> None:
+            def evidence(_: Execution) -> dict[str, str]:
+                scene.stopper.reconfigure(replace(scene.settings, **changes))
+                return {}
+
+            scene.source.evidence = evidence  # type: ignore[method-assign]
+            scene.source.start("1")
+            await scene.stopper.submit([scene.nominate("1")])
+            assert await scene.outcome("1") in ("refused", "would_stop")
+            assert [] == scene.source.stop_requests
+
+        return work
+
+    play(tmp_path / "rules", in_the_last_moment(policy=Policy()))
+    play(tmp_path / "mode", in_the_last_moment(mode=StopMode.DRY_RUN))
+
+    assert ["not_asked", "not_asked"] == [
+        kind for folder in ("rules", "mode") for kind in kinds(tmp_path / folder) if kind == "not_asked"
+    ]
 
 
 def test_a_request_that_waits_in_line_for_too_long_is_never_made(tmp_path: Path) -> None:
