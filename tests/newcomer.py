@@ -1,8 +1,8 @@
 """
 Does what docs/first-alert.md tells a newcomer, word for word: its files are written, its commands run in one shell.
 
-`python tests/newcomer.py` uses the exporter of this Python instead of installing one, `--bin DIR` one that was installed
-there. Ports are replaced by free ones. The exit code is the shell's.
+`python tests/newcomer.py` uses the exporter of this Python instead of installing one, `--bin DIR` one that is installed
+there. Ports are replaced by free ones. The exit code is that of the shell.
 """
 
 from __future__ import annotations
