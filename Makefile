@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3
 NO_NETWORK := echo "make: pip could not install what is needed, see above; the first run needs a package index" >&2; exit 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full lint types check bench picture lock clean
+.PHONY: help demo test test-full lint types check bench picture generated lock clean
 
 help:
 	@echo "make demo       install into $(VENV) and run the exporter on a made-up estate"
@@ -20,6 +20,7 @@ help:
 	@echo "make check      lint, types and tests"
 	@echo "make bench      the benchmarks, as ratios against peers"
 	@echo "make picture    the picture of the landing page in docs/ (needs chromium)"
+	@echo "make generated  dashboards, the table of metrics, the JSON Schema: what is made from the code"
 	@echo "make lock       requirements.lock, from which the container image is built"
 	@echo "make clean      remove what was installed and built"
 
@@ -64,6 +65,11 @@ bench: $(VENV)/dev-installed
 
 picture: $(VENV)/installed
 	@$(BIN)/python docs/make_picture.py
+
+generated: $(VENV)/installed
+	@$(BIN)/python -m dashboards.generate
+	@$(BIN)/python docs/make_metrics.py
+	@$(BIN)/python -m ssis_exporter.configschema > build.schema.json && mv build.schema.json docs/config.schema.json
 
 # Resolved by the Python of the image (see Dockerfile), with the hash of every file: another file under the same version
 # is refused.
