@@ -56,12 +56,16 @@ class Prepared:
     """The step of SQLite's plan that reads all of `catalog.executions`; empty when none does."""
 
 
+_TRANSLATED: dict[tuple[str, bool, int], Prepared] = {}
+"""By text, whether all rows are shown, and release: the same for every engine."""
+
 # What a SELECT may call, and the type of what it gives. Nothing here is younger than SQL Server 2012; a function
 # that is not here is refused with error 195, as an old server refuses a new function.
 FUNCTIONS: dict[str, str] = {
     "IS_MEMBER": "int",
     "IS_SRVROLEMEMBER": "int",
     "DB_ID": "int",
+    "DB_NAME": "sysname",
     "OBJECT_ID": "int",
     "HAS_DBACCESS": "int",
     "ORIGINAL_LOGIN": "sysname",
@@ -104,7 +108,6 @@ class Engine:
     def __init__(self, estate: Estate) -> None:
         self.estate = estate
         self._session: Session | None = None
-        self._cache: dict[tuple[str, bool, int], Prepared] = {}
         database = estate.db
         for name in (
             "IS_MEMBER",
@@ -116,6 +119,7 @@ class Engine:
         ):
             database.create_function(name, 1, getattr(self, f"_{name.lower()}"))
         database.create_function("DB_ID", -1, lambda *_: 5)
+        database.create_function("DB_NAME", 0, lambda: "SSISDB")
         database.create_function("ORIGINAL_LOGIN", 0, lambda: self._current.account.name)
         database.create_function("SUSER_SNAME", 0, lambda: self._current.account.name)
         database.create_function("USER_NAME", 0, lambda: self._current.account.name)
@@ -167,9 +171,9 @@ class Engine:
 
     def _prepare(self, session: Session, text: str, parameters: list[Parameter]) -> Prepared:
         key = (text, session.account.sees_all(self.estate.release), self.estate.release)
-        if key not in self._cache:
-            self._cache[key] = self._translate(session, text, parameters)
-        return self._cache[key]
+        if key not in _TRANSLATED:
+            _TRANSLATED[key] = self._translate(session, text, parameters)
+        return _TRANSLATED[key]
 
     def _translate(self, session: Session, text: str, parameters: list[Parameter]) -> Prepared:
         try:

@@ -131,19 +131,24 @@ class TdsServer:
         self._closing.set()
         self.thaw()
         self.stop_listening()
-        for thread in list(self._threads):
+        with self._calm:
+            threads = list(self._threads)
+        for thread in threads:
             thread.join(10)
 
     def _start(self, target: Callable[..., None], *arguments: Any) -> None:
-        thread = threading.Thread(target=self._run, args=(target, *arguments), name="tds-server", daemon=True)
-        self._threads.add(thread)
-        thread.start()
+        with self._calm:
+            # Under the lock that `close` takes, so that it finds no thread which has not begun.
+            thread = threading.Thread(target=self._run, args=(target, *arguments), name="tds-server", daemon=True)
+            self._threads.add(thread)
+            thread.start()
 
     def _run(self, target: Callable[..., None], *arguments: Any) -> None:
         try:
             target(*arguments)
         finally:
-            self._threads.discard(threading.current_thread())
+            with self._calm:
+                self._threads.discard(threading.current_thread())
 
     def _accept(self, listener: socket.socket) -> None:
         while not self._closing.is_set():

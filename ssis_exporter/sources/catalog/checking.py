@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ssis_exporter.model import Finding, FindingLevel, Scope
 from ssis_exporter.sources.catalog.queries import Place
 from ssis_exporter.sources.catalog.rights import grant_reading, grant_stopping
-from ssis_exporter.sources.catalog.session import CatalogSession
+from ssis_exporter.sources.catalog.session import AZURE_DATABASE, AZURE_MANAGED, CatalogSession
 from ssis_exporter.sources.catalog.settings import CatalogSettings
 
 
@@ -52,7 +52,7 @@ def _reading(settings: CatalogSettings, session: CatalogSession, place: Place) -
 
 
 def _stopping(settings: CatalogSettings, session: CatalogSession, place: Place) -> Finding:
-    if session.server.auth_scheme == "SQL" and not session.server.is_azure:
+    if session.server.auth_scheme == "SQL" and session.server.edition not in (AZURE_DATABASE, AZURE_MANAGED):
         return Finding(
             level=FindingLevel.WARNING,
             text="it cannot stop: catalog.stop_operation refuses logins of SQL Server (error 27123), sa included",

@@ -177,7 +177,7 @@ class Connection:
         return ServerError([m["msgno"] for m in errors], text, severity=max(m["severity"] for m in errors))
 
 
-_TYPES = {"bigint": "bigint", "int": "int", "varbinary": "varbinary(max)"}
+_TYPES = {"bigint": "bigint", "int": "int", "varbinary": "varbinary(8000)"}
 
 
 def _parameter(kind: str, value: Any) -> Any:
@@ -186,11 +186,11 @@ def _parameter(kind: str, value: Any) -> Any:
     from pytds.tds_base import Param  # noqa: PLC0415
 
     types = {
-        "bigint": tds_types.BigIntType,
-        "int": tds_types.IntType,
-        "varbinary": tds_types.VarBinaryMaxType,
+        "bigint": tds_types.BigIntType(),
+        "int": tds_types.IntType(),
+        "varbinary": tds_types.VarBinaryType(size=8000),
     }
-    return Param(type=types[kind](), value=value)
+    return Param(type=types[kind], value=value)
 
 
 def _read_all(session: Any) -> list[Rows]:

@@ -99,7 +99,7 @@ class Looker:
         return Seen(now=now, visibility=last.rights.visibility, ended=memory.tell(now))
 
     def _ask(self, queries: Queries, deadline: Deadline) -> tuple[Zone, Answer, list[Changed]]:
-        """The usual round trip; one more for each further thousand of open runs."""
+        """The usual round trip; one more for each further 800 open runs."""
         memory = self.memory
         expected = memory.zone
         now = self._monotonic()

@@ -10,11 +10,16 @@ from ssis_exporter.sources.catalog.driver import Connection
 from ssis_exporter.sources.catalog.queries import SETTINGS, Queries
 from ssis_exporter.sources.catalog.rows import Columns
 
+AZURE_DATABASE, AZURE_MANAGED = "5", "8"
+"""Engine editions whose catalog has another idea of logins (and the first, no view of recovery forks)."""
+
 _SERVER = (
-    "SELECT SERVERPROPERTY(N'ProductVersion') AS product, SERVERPROPERTY(N'ProcessID') AS process_id,"
-    " SERVERPROPERTY(N'ComputerNamePhysicalNetBIOS') AS computer, SERVERPROPERTY(N'MachineName') AS machine,"
-    " SERVERPROPERTY(N'EngineEdition') AS edition,"
-    " CONNECTIONPROPERTY(N'auth_scheme') AS auth_scheme, ORIGINAL_LOGIN() AS login_name"
+    "SELECT CAST(SERVERPROPERTY(N'ProductVersion') AS nvarchar(128)) AS product,"
+    " CAST(SERVERPROPERTY(N'ProcessID') AS nvarchar(128)) AS process_id,"
+    " CAST(SERVERPROPERTY(N'ComputerNamePhysicalNetBIOS') AS nvarchar(128)) AS computer,"
+    " CAST(SERVERPROPERTY(N'MachineName') AS nvarchar(128)) AS machine,"
+    " CAST(SERVERPROPERTY(N'EngineEdition') AS nvarchar(128)) AS edition,"
+    " CAST(CONNECTIONPROPERTY(N'auth_scheme') AS nvarchar(128)) AS auth_scheme, ORIGINAL_LOGIN() AS login_name"
 )
 
 _COLUMNS = "SELECT c.name FROM sys.columns AS c WHERE c.object_id = OBJECT_ID(N'catalog.executions')"
@@ -32,7 +37,8 @@ class ServerFacts:
     """The machine that the engine runs on now."""
     machine: str
     """The name that rows carry as `machine_name`: in a failover cluster the virtual one."""
-    is_azure: bool
+    edition: str
+    """Of the engine, as a number."""
     auth_scheme: str
     """`SQL`, `NTLM`, `KERBEROS`."""
     login: str
@@ -47,7 +53,11 @@ class CatalogSession:
             self.connection.batch(SETTINGS, deadline)
             facts, columns = self.connection.query(f"{_SERVER}; {_COLUMNS}", [], deadline)
             self.server = _server(facts[0])
-            self.queries = Queries(self.connection, Columns([values[0] for values in columns]))
+            self.queries = Queries(
+                self.connection,
+                Columns([values[0] for values in columns]),
+                shows_fork=self.server.edition != AZURE_DATABASE,
+            )
         except BaseException:
             self.connection.close()
             raise
@@ -75,7 +85,7 @@ def _server(values: tuple[Any, ...]) -> ServerFacts:
         engine_process=int(number) if number.isdecimal() else None,
         computer=str(computer or ""),
         machine=str(machine or ""),
-        is_azure=str(edition or "") in ("5", "8"),
+        edition=str(edition or ""),
         auth_scheme=str(scheme or "").upper(),
         login=str(login or ""),
     )

@@ -1,0 +1,1 @@
+"""The catalog source against a real SQL Server that holds SSISDB-shaped tables (there is no SSIS on Linux)."""

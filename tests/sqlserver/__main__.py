@@ -1,0 +1,156 @@
+"""
+`python -m tests.sqlserver HOST:PORT SA_PASSWORD`: builds the tables on an empty server and lets the source read them.
+
+It proves what the server of the tests cannot: that a real engine takes every statement, and the driver its answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytds
+
+from ssis_exporter.errors import SourceAccessDenied, SourceError, StopDenied, StopError
+from ssis_exporter.model import Execution, FindingLevel, Result, Scope, Snapshot
+from ssis_exporter.sources.catalog import CatalogSource
+from ssis_exporter.sources.catalog.settings import CatalogSettings, Credentials
+
+SCHEMA = Path(__file__).with_name("schema.sql")
+ODD = "O'Brien's \N{GRINNING FACE} \u05e9\u05dc\u05d5\u05dd [x]\n"
+
+
+class Server:
+    """The administrator's hand on the server."""
+
+    def __init__(self, host: str, port: int, password: str) -> None:
+        self._connection = _patiently(host, port, password)
+
+    def run(self, sql: str, *values: Any) -> Any:
+        """One batch; its first value, if it gives one."""
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql, values or None)
+            return cursor.fetchone()[0] if cursor.description else None
+
+    def add(self, package: str, status: int, *, started: str = "SYSDATETIMEOFFSET()") -> int:
+        """A run."""
+        number = self.run(
+            "SET NOCOUNT ON; INSERT INTO SSISDB.internal.operations (operation_type, created_time, status, start_time,"
+            " process_id, machine_name, caller_sid, caller_name)"
+            f" VALUES (200, SYSDATETIMEOFFSET(), {int(status)}, {started}, 4711, 'SQL01', SUSER_SID(), 'sa');"
+            " SELECT CAST(SCOPE_IDENTITY() AS bigint)"
+        )
+        self.run(
+            "INSERT INTO SSISDB.internal.executions (execution_id, folder_name, project_name, package_name,"
+            " executed_as_name) VALUES (%s, N'Finance', N'DW', %s, N'CORP\\etl')",
+            number,
+            package,
+        )
+        return int(number)
+
+    def end(self, number: int, status: int) -> None:
+        """It ends."""
+        self.run(
+            f"UPDATE SSISDB.internal.operations SET status = {int(status)}, end_time = SYSDATETIMEOFFSET()"
+            f" WHERE operation_id = {int(number)}"
+        )
+
+
+def _patiently(host: str, port: int, password: str) -> Any:
+    """A container needs a while."""
+    for _ in range(60):
+        with contextlib.suppress(Exception):
+            return pytds.connect(host, "master", "sa", password, port=port, autocommit=True, login_timeout=5)
+        time.sleep(1)
+    raise SystemExit("the server does not answer")
+
+
+def _open(seen: Snapshot) -> dict[int, str]:
+    return {int(run.key.instance_id): str(run.status) for run in seen.executions}
+
+
+def _run(seen: Snapshot, number: int) -> Execution:
+    return next(run for run in seen.executions if run.key.instance_id == str(number))
+
+
+def _refusal(act: Callable[[], object]) -> Exception | None:
+    try:
+        act()
+    except (SourceError, StopError) as exc:
+        return exc
+    return None
+
+
+@contextlib.contextmanager
+def _source(host: str, port: int, **changes: Any) -> Iterator[CatalogSource]:
+    with tempfile.TemporaryDirectory() as folder:
+        password = Path(folder) / "password"
+        password.write_text("Exp0rter-secret")
+        password.chmod(0o600)
+        settings = CatalogSettings(
+            server=f"{host}:{port}",
+            auth=Credentials(user="exporter", password_file=password),
+            # The container signs its certificate itself.
+            verify_certificate=False,
+            time_limit=timedelta(seconds=20),
+            **changes,
+        )
+        source = CatalogSource("sql", settings)
+        try:
+            yield source
+        finally:
+            source.close()
+
+
+def main() -> None:
+    """Builds, reads, checks; raises `AssertionError` at the first thing that is not as it should be."""
+    host, _, port_text = sys.argv[1].partition(":")
+    port = int(port_text)
+    server = Server(host, port, sys.argv[2])
+    for batch in SCHEMA.read_text(encoding="utf-8").split("\nGO\n"):
+        if batch.strip():
+            server.run(batch)
+    running, waiting = server.add(f"{ODD}.dtsx", 2), server.add("Waits.dtsx", 5, started="NULL")
+    server.add("Past.dtsx", 7)
+
+    with _source(host, port, performance_counters=True) as source:
+        seen = source.snapshot()
+        assert {running: "running", waiting: "pending"} == _open(seen), seen
+        assert (Scope.ALL, False, ()) == (seen.visibility.scope, seen.incomplete, seen.ended), seen
+        odd = _run(seen, running)
+        assert ODD == odd.facts.package_name
+        assert odd.data_flow is not None
+        assert 5 == odd.data_flow.rows_read
+
+        server.end(running, 4)
+        many = [server.add(f"P{number}.dtsx", 2) for number in range(1200)]
+        late = server.add("CameAndWent.dtsx", 7)
+        seen = source.snapshot()
+        assert {waiting, *many} == set(_open(seen))
+        assert {running: Result.FAILED, late: Result.SUCCEEDED} == {
+            int(end.facts.key.instance_id): end.result for end in seen.ended
+        }
+        assert () == source.snapshot().ended
+
+        denied = _refusal(lambda: source.request_stop(_run(seen, many[0])))
+        assert isinstance(denied, StopDenied)
+        assert "27123" in str(denied)
+        assert source.past("")[0]
+        assert "" == source.first_error(str(running))
+        assert all(finding.level is not FindingLevel.PROBLEM for finding in source.check())
+
+        server.run("USE SSISDB; ALTER ROLE ssis_logreader DROP MEMBER exporter")
+        assert isinstance(_refusal(source.snapshot), SourceAccessDenied)
+        server.run("USE SSISDB; ALTER ROLE ssis_logreader ADD MEMBER exporter")
+        assert {waiting, *many} == set(_open(source.snapshot()))
+    print(f"the catalog source agrees with {source.info.version}")
+
+
+if __name__ == "__main__":
+    main()
