@@ -170,6 +170,16 @@ def test_every_release_is_read(tmp_path: Path, release: int) -> None:
         assert not [one for one in made.server.exchanges if one.error]
 
 
+def test_azure_has_no_recovery_forks(made: Rig) -> None:
+    """
+    Azure SQL Database lacks the view that tells a restore; it is read all the same.
+    """
+    made.estate.edition = "5"
+    made.estate.add(5)
+
+    assert {5} == ids(made.source().snapshot())
+
+
 @pytest.mark.parametrize(
     "column",
     [

@@ -56,8 +56,8 @@ class Prepared:
     """The step of SQLite's plan that reads all of `catalog.executions`; empty when none does."""
 
 
-_TRANSLATED: dict[tuple[str, bool, int], Prepared] = {}
-"""By text, whether all rows are shown, and release: the same for every engine."""
+_TRANSLATED: dict[tuple[str, bool, int, str], Prepared] = {}
+"""By text, whether all rows are shown, release and edition: the same for every engine."""
 
 # What a SELECT may call, and the type of what it gives. Nothing here is younger than SQL Server 2012; a function
 # that is not here is refused with error 195, as an old server refuses a new function.
@@ -170,7 +170,7 @@ class Engine:
         return Result(prepared.columns, rows)
 
     def _prepare(self, session: Session, text: str, parameters: list[Parameter]) -> Prepared:
-        key = (text, session.account.sees_all(self.estate.release), self.estate.release)
+        key = (text, session.account.sees_all(self.estate.release), self.estate.release, self.estate.edition)
         if key not in _TRANSLATED:
             _TRANSLATED[key] = self._translate(session, text, parameters)
         return _TRANSLATED[key]
@@ -213,7 +213,7 @@ class Engine:
             name = _qualified(table)
             if name in ctes:
                 continue
-            if name not in TABLES:
+            if name not in TABLES or (name == "sys.database_recovery_status" and self.estate.edition == "5"):
                 raise SqlError(208, f"Invalid object name '{name}'.")
             names.append(name)
         return names
@@ -295,7 +295,7 @@ class Engine:
             "servername": self.estate.server_name,
             "machinename": self.estate.machine_name,
             "computernamephysicalnetbios": self.estate.machine_name,
-            "engineedition": "3",
+            "engineedition": self.estate.edition,
         }.get(name.lower())
 
     def _connectionproperty(self, name: str) -> str | None:

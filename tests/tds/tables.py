@@ -135,6 +135,8 @@ class Estate:
         self.server_name = "SQL01"
         self.machine_name = "SQL01"
         self.engine_pid = 4242
+        self.edition = "3"
+        """The engine's: 5 is Azure SQL Database."""
         self.accounts: dict[str, Account] = {}
         self.locked: dict[int, dict[str, Any]] = {}
         """Rows under another session's lock: what they really (committed) hold."""
