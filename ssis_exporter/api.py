@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
 
+from ssis_exporter.baseline import Baseline
 from ssis_exporter.errors import SourceError
+from ssis_exporter.historyfile import Failure
 from ssis_exporter.labels import clean
-from ssis_exporter.model import DataFlow, Execution, Figures, Reading, Snapshot
+from ssis_exporter.model import DataFlow, Execution, ExecutionFacts, Figures, Reading, Snapshot
 
 
 class SourceState(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +81,13 @@ class OpenExecution(msgspec.Struct, frozen=True, kw_only=True):
     duration_seconds: float | None
     """Now minus start by the source's clock; null for one that has not begun."""
 
+    typical_seconds: float | None
+    """Median of its package's newest runs; null while none is known."""
+
+    p95_seconds: float | None
+    samples: int
+    """From how many runs these two come."""
+
     stopping_since: datetime | None
     machine: str
     process_id: int | None
@@ -97,17 +106,66 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     """Of the sources that answered, the longest running first."""
 
 
-def document(readings: Sequence[Reading], *, keep_user_names: bool) -> Document:
-    """What these readings say."""
+class PastFailure(msgspec.Struct, frozen=True, kw_only=True):
+    """One run that did not succeed."""
+
+    source: str
+    instance_id: str
+    package_name: str
+    folder: str
+    project: str
+    result: str
+    """`failed`, `ended_unexpectedly`."""
+
+    ended_at: datetime
+    duration_seconds: float | None
+    message: str | None
+    """The first error message; empty where there is none, null while it has not been asked for."""
+
+
+class Failures(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `/api/v1/failures`."""
+
+    failures: list[PastFailure]
+    """The newest first."""
+
+
+LONGEST_MESSAGE = 2000
+
+Usual = Callable[[ExecutionFacts], Baseline | None]
+
+
+def document(readings: Sequence[Reading], *, keep_user_names: bool, usual: Usual = lambda _: None) -> Document:
+    """What these readings say; `usual` tells what is usual for a run's package."""
     runs = [run for reading in readings if isinstance(reading.outcome, Snapshot) for run in reading.outcome.executions]
     runs.sort(key=lambda run: run.duration, reverse=True)
     return Document(
         sources=[_source(reading) for reading in readings],
-        executions=[_execution(run, keep_user_names=keep_user_names) for run in runs],
+        executions=[_execution(run, usual(run.facts), keep_user_names=keep_user_names) for run in runs],
     )
 
 
-def encode(shown: Document) -> bytes:
+def failures(known: Sequence[Failure]) -> Failures:
+    """What is known of failures."""
+    return Failures(
+        failures=[
+            PastFailure(
+                source=clean(one.source),
+                instance_id=clean(one.instance_id),
+                package_name=clean(one.package_name),
+                folder=clean(one.folder),
+                project=clean(one.project),
+                result=str(one.result),
+                ended_at=one.ended_at,
+                duration_seconds=None if one.duration is None else _seconds(one.duration),
+                message=None if one.message is None else clean(one.message, longest=LONGEST_MESSAGE),
+            )
+            for one in known
+        ]
+    )
+
+
+def encode(shown: Document | Failures) -> bytes:
     """As JSON."""
     return msgspec.json.encode(shown) + b"\n"
 
@@ -133,7 +191,7 @@ def _source(reading: Reading) -> SourceState:
     )
 
 
-def _execution(run: Execution, *, keep_user_names: bool) -> OpenExecution:
+def _execution(run: Execution, baseline: Baseline | None, *, keep_user_names: bool) -> OpenExecution:
     facts = run.facts
     return OpenExecution(
         source=clean(facts.key.source),
@@ -149,6 +207,9 @@ def _execution(run: Execution, *, keep_user_names: bool) -> OpenExecution:
         created_at=facts.created_at,
         started_at=facts.started_at,
         duration_seconds=_seconds(run.duration) if facts.started_at is not None else None,
+        typical_seconds=None if baseline is None else _seconds(baseline.typical),
+        p95_seconds=None if baseline is None else _seconds(baseline.p95),
+        samples=0 if baseline is None else baseline.samples,
         stopping_since=run.stopping_since,
         machine=clean(facts.machine),
         process_id=facts.process_id,

@@ -31,13 +31,16 @@ class LabelsConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The section `limits`: how many series a source may have."""
+    """The section `limits`: how many series a source may have, how much of its time its past may take."""
 
     executions_per_source: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1000
     """Runs with series of their own; the longest running are kept, the rest is counted."""
 
     packages_per_source: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 2000
-    """Packages with series of their own."""
+    """Packages with series of their own; those that ran last are kept."""
+
+    backfill_share: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.1
+    """The part of a source's time that reading what ended before the first start may take; 0 to leave it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

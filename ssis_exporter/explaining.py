@@ -122,6 +122,8 @@ def _facts(run: Execution, typical: timedelta | None) -> dict[str, str]:
         "status": str(run.status),
         "started_at": facts.started_at.isoformat() if facts.started_at is not None else "",
         "duration": print_duration(run.duration),
-        "typical_duration": print_duration(typical) if typical is not None else "",
+        "typical_duration": print_duration(typical) if typical is not None else "unknown: no run to learn from",
     }
+    if typical is not None and typical > timedelta():
+        found["overrun"] = f"{run.duration / typical:.1f} times its typical duration"
     return {name: value or "unknown" for name, value in found.items()}

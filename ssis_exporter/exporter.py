@@ -89,6 +89,11 @@ class Exporter:
         self._reloads = ConfigReloads(registry, now=now)
 
     @property
+    def past(self) -> History | None:
+        """What ended, for who shows it."""
+        return self.history
+
+    @property
     def source_names(self) -> tuple[str, ...]:
         """The configured names, in their order."""
         return tuple(source.name for source in self.config.sources)

@@ -66,13 +66,12 @@ class History:
         database: Database,
         *,
         stopped_by_us: Callable[[ExecutionKey], bool] = lambda _: False,
-        most_packages: int = 4000,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`most_packages` are remembered of each source; for `stopped_by_us` see the property."""
+        """For `stopped_by_us` see the property."""
         self._database = database
-        self._memory = HistoryMemory(stopped_by_us=stopped_by_us, most_packages=most_packages, now=now)
+        self._memory = HistoryMemory(stopped_by_us=stopped_by_us, now=now)
         self._monotonic = monotonic
         self._last_links: Links | None = None
         self._tidy_at = 0.0
@@ -86,9 +85,9 @@ class History:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @classmethod
-    def of(cls, storage: Storage, metrics: StorageMetrics | None = None, *, most_packages: int = 4000) -> History:
+    def of(cls, storage: Storage, metrics: StorageMetrics | None = None) -> History:
         """The history of a storage folder."""
-        return cls(Database(storage, NAME, SCHEMA, metrics=metrics), most_packages=most_packages)
+        return cls(Database(storage, NAME, SCHEMA, metrics=metrics))
 
     async def open(self) -> None:
         """
@@ -120,6 +119,15 @@ class History:
     @stopped_by_us.setter
     def stopped_by_us(self, tell: Callable[[ExecutionKey], bool]) -> None:
         self._memory.stopped_by_us = tell
+
+    @property
+    def most_packages(self) -> int:
+        """How many packages are remembered of each source."""
+        return self._memory.most_packages
+
+    @most_packages.setter
+    def most_packages(self, most: int) -> None:
+        self._memory.most_packages = most
 
     def observe(self, seen: Snapshot) -> None:
         """Takes a snapshot in, soon; from any thread. Each must be given, in the order in which they were taken."""

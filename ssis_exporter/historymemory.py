@@ -32,12 +32,12 @@ class HistoryMemory:
         self,
         *,
         stopped_by_us: Callable[[ExecutionKey], bool] = lambda _: False,
-        most_packages: int = 4000,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`most_packages` are remembered of each source."""
         self.stopped_by_us = stopped_by_us
-        self.most_packages = most_packages
+        self.most_packages = 4000
+        """So many are remembered of each source."""
+
         self.packages: dict[PackageKey, PackageRecord] = {}
         self.sources: dict[str, SourceEnds] = {}
         self.fills: dict[str, Fill] = {}

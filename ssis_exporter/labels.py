@@ -16,15 +16,16 @@ CUT = "\N{HORIZONTAL ELLIPSIS}"
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def clean(value: str) -> str:
+def clean(value: str, *, longest: int = LONGEST) -> str:
     """
     The text with every unfit character replaced by U+FFFD, and cut to 256 characters, the last one an ellipsis then.
+    Only what is no label may be longer.
 
     What is fit comes back as it is; cleaning twice changes nothing.
     """
     # Nothing that is unfit is printable, so plain names pass at the price of one scan in C.
     if not value.isprintable():
         value = _UNFIT.sub(REPLACEMENT, value)
-    if len(value) > LONGEST:
-        return value[: LONGEST - 1] + CUT
+    if len(value) > longest:
+        return value[: longest - 1] + CUT
     return value

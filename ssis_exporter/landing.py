@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from ssis_exporter.baseline import Baseline
 from ssis_exporter.errors import SourceError
 from ssis_exporter.labels import clean
-from ssis_exporter.model import Execution, ExecutionStatus, Reading, Scope, Snapshot
+from ssis_exporter.model import Execution, ExecutionFacts, ExecutionStatus, Reading, Scope, Snapshot
 
 MAX_ROWS = 1000
 """Rows of the table of runs; beyond it a sentence says how many there are."""
@@ -34,6 +35,9 @@ class Surroundings:
     """Relative to the page, so that it works behind a proxy with a prefix."""
 
     keep_user_names: bool = True
+    usual: Callable[[ExecutionFacts], Baseline | None] | None = None
+    """What is usual for a run's package, where that is kept."""
+
     refreshes: bool = False
     """The page loads itself again now and then. Off unless asked for: each load looks at the sources."""
 
@@ -150,15 +154,32 @@ def _run(run: Execution, around: Surroundings) -> tuple[str, ...]:
         place,
         text(facts.key.source),
         text(facts.user_name) if around.keep_user_names else "",
-        age(run),
+        age(run, around),
         when(facts.started_at),
         status(run),
     )
 
 
-def age(run: Execution) -> str:
-    """The cell with the age of a run."""
-    return span(run.duration) if run.facts.started_at is not None else ""
+def age(run: Execution, around: Surroundings) -> str:
+    """The cell with the age of a run, against what is usual for its package."""
+    if run.facts.started_at is None:
+        return ""
+    if around.usual is None:
+        return span(run.duration)
+    baseline = around.usual(run.facts)
+    if baseline is None:
+        return f'{span(run.duration)} <span class="faint">(usual: not known yet)</span>'
+    against = f"usual: {span(baseline.typical)}"
+    if run.duration > baseline.p95 and baseline.typical > timedelta():
+        return (
+            f'{span(run.duration)} <span class="warn">({against}, now {times(run.duration / baseline.typical)})</span>'
+        )
+    return f'{span(run.duration)} <span class="faint">({against})</span>'
+
+
+def times(factor: float) -> str:
+    """How many times as long: `1.4 times`, `12 times`."""
+    return f"{factor:.1f} times" if factor < 10 else f"{factor:.0f} times"
 
 
 def status(run: Execution) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 
-from ssis_exporter.ledgerrows import EventKind, Row
+from ssis_exporter.ledgerrows import SCHEMA, EventKind, Row
 from ssis_exporter.model import ExecutionKey, StopOutcome
 from ssis_exporter.stopview import Stage
+from ssis_exporter.storage import open_read_only
 
 WAS_ASKED = (StopOutcome.STOPPED, StopOutcome.UNCONFIRMED, StopOutcome.ROW_STUCK)
 """Outcomes that a run only comes to after its source was asked, or may have been."""
@@ -50,3 +52,18 @@ class OurStops:
         elif row.outcome is not StopOutcome.FAILED or came_from is Stage.REQUESTED:
             # It ended by itself, or the source refused: whoever ends it now, it is not us.
             self._keys.discard(row.key)
+
+
+def read_our_stops(ledger: Path) -> OurStops:
+    """
+    What a ledger's file knows, for a start without stopping. Blocks.
+
+    Raises `StorageError` when there is none, or it cannot be read.
+    """
+    ours = OurStops()
+    connection = open_read_only(ledger, SCHEMA)
+    try:
+        ours.load(connection)
+    finally:
+        connection.close()
+    return ours

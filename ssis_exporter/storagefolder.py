@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+import threading
 from datetime import datetime
 from pathlib import Path
 from typing import IO
@@ -22,16 +23,21 @@ class Storage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock_file: IO[bytes] | None = None
+        self._claiming = threading.Lock()
 
     def claim(self) -> None:
         """
         Makes the folder and takes it, unless it is taken already.
 
         The lock is the operating system's, so a process that was killed leaves none behind. Raises `StorageInUse`
-        when another exporter works here, `StorageReadOnly` and `StorageError` when nothing can be written.
+        when another exporter works here, `StorageReadOnly` and `StorageError` when nothing can be written. Each file
+        of the folder does this on its own thread.
         """
-        if self._lock_file is not None:
-            return
+        with self._claiming:
+            if self._lock_file is None:
+                self._claim()
+
+    def _claim(self) -> None:
         path = self.folder / "lock"
         try:
             self.folder.mkdir(mode=0o750, parents=True, exist_ok=True)

@@ -16,12 +16,14 @@ from tornado.iostream import StreamClosedError
 from tornado.web import Application
 
 from ssis_exporter import __version__, api, landing
+from ssis_exporter.baseline import Baseline
 from ssis_exporter.config import Config
 from ssis_exporter.errors import SsisExporterError
 from ssis_exporter.exposition import Format, accepts_gzip, compress, negotiate, render
 from ssis_exporter.handlers import Guard, Handler, NotFound, log_request
+from ssis_exporter.historyfile import Failure
 from ssis_exporter.labels import clean
-from ssis_exporter.model import Reading
+from ssis_exporter.model import ExecutionFacts, Reading
 from ssis_exporter.pages import Pages, Readable, TooManyRequests
 from ssis_exporter.scrape import scrape_budget
 
@@ -35,12 +37,26 @@ LARGE_BODY = 64 * 1024
 TIMEOUT_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
 
 
+class Past(Protocol):
+    """What this surface needs of the history; from any thread."""
+
+    def baseline(self, facts: ExecutionFacts) -> Baseline | None:
+        """What is usual for a run's package; None where nothing is known."""
+
+    def failures(self) -> Sequence[Failure]:
+        """The newest failures, newest first."""
+
+
 class Served(Readable, Protocol):
     """What this surface needs of the exporter."""
 
     config: Config
     registry: CollectorRegistry
     ready: bool
+
+    @property
+    def past(self) -> Past | None:
+        """What ended, where that is kept."""
 
     @property
     def source_names(self) -> tuple[str, ...]:
@@ -87,6 +103,7 @@ def make_application(exporter: Served, settings: WebSettings) -> Application:
             ("/probe", ProbeHandler, given),
             ("/sd", DiscoveryHandler, given),
             (r"/api/v1/executions", ExecutionsHandler, given),
+            (r"/api/v1/failures", FailuresHandler, given),
             (r"/-/healthy", HealthyHandler, given),
             (r"/-/ready", ReadyHandler, given),
             (r"/-/reload", ReloadHandler, given),
@@ -244,7 +261,24 @@ class ExecutionsHandler(_Handler):
         await self.get()
 
     def _make(self, readings: Sequence[Reading]) -> Iterable[bytes]:
-        return [api.encode(api.document(readings, keep_user_names=self.exporter.config.keep_user_names))]
+        keep, past = self.exporter.config.keep_user_names, self.exporter.past
+        if past is None:
+            return [api.encode(api.document(readings, keep_user_names=keep))]
+        return [api.encode(api.document(readings, keep_user_names=keep, usual=past.baseline))]
+
+
+class FailuresHandler(_Handler):
+    """`/api/v1/failures`."""
+
+    async def get(self) -> None:
+        """What failed last, as JSON; no source is asked."""
+        past = self.exporter.past
+        self.set_header("Content-Type", "application/json")
+        self.finish(api.encode(api.failures(past.failures() if past is not None else ())))
+
+    async def head(self) -> None:
+        """As GET, without the body."""
+        await self.get()
 
 
 class PageHandler(_Handler):
@@ -272,6 +306,7 @@ class PageHandler(_Handler):
             now=datetime.now(UTC),
             metrics_path=self.web.telemetry_path.lstrip("/"),
             keep_user_names=self.exporter.config.keep_user_names,
+            usual=self.exporter.past.baseline if self.exporter.past is not None else None,
             refreshes=refreshes,
             sections=self.web.page_sections(),
         )

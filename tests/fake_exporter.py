@@ -14,6 +14,7 @@ from ssis_exporter.scrape import Scraper
 from ssis_exporter.selfmetrics import make_registry
 from ssis_exporter.sources.interface import Source
 from ssis_exporter.sources.worker import SourceWorker
+from ssis_exporter.web import Past
 
 
 class FakeExporter:
@@ -24,6 +25,7 @@ class FakeExporter:
         self.registry = make_registry(own_process=False)
         self.collector = Collector(executions_per_source=1000, keep_user_names=keep_user_names, registry=self.registry)
         self.ready = True
+        self.past: Past | None = None
         self.reload_fails_with: Exception | None = None
         self.reloads = 0
         self._scraper = Scraper([SourceWorker(source) for source in sources])

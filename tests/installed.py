@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -34,14 +35,15 @@ class Done:
 def run(*arguments: str | Path, env: dict[str, str] | None = None, module: bool = False) -> Done:
     """Runs a command that ends by itself; `module` for `python -m ssis_exporter`."""
     command = [sys.executable, "-m", "ssis_exporter"] if module else [str(COMMAND)]
-    done = subprocess.run(
-        [*command, *map(str, arguments)],
-        check=False,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=SECONDS,
-        env={**os.environ, **(env or {})},
-    )
+    with tempfile.TemporaryDirectory(prefix="ssis-exporter-test-", ignore_cleanup_errors=True) as state:
+        done = subprocess.run(
+            [*command, *map(str, arguments)],
+            check=False,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=SECONDS,
+            env={**os.environ, "STATE_DIRECTORY": state, **(env or {})},
+        )
     return Done(done.returncode, done.stdout, done.stderr)
 
 
@@ -62,7 +64,9 @@ class Serving:
 
     def __init__(self, *arguments: str | Path, command: str = "serve", env: dict[str, str] | None = None) -> None:
         self._arguments = [command, "--web.listen-address", "127.0.0.1:0", *map(str, arguments)]
-        self._env = {**os.environ, **(env or {})}
+        # A folder of its own: two exporters in one would be one too many.
+        self._state = tempfile.TemporaryDirectory(prefix="ssis-exporter-test-", ignore_cleanup_errors=True)
+        self._env = {**os.environ, "STATE_DIRECTORY": self._state.name, **(env or {})}
         self._new: queue.Queue[str | None] = queue.Queue()
         self.lines: list[str] = []
         self.out: list[str] = []
@@ -103,6 +107,7 @@ class Serving:
         for stream in (self.process.stdout, self.process.stderr):
             assert stream is not None
             stream.close()
+        self._state.cleanup()
 
     @property
     def url(self) -> str:

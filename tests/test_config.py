@@ -59,7 +59,7 @@ def test_everything_that_can_be_configured_arrives() -> None:
     assert (7, 60.0, 12) == (estate.settings.seed, estate.settings.speed, estate.settings.packages)  # type: ignore[attr-defined]
     assert LabelsConfig(user_name="drop") == found.labels
     assert not found.keep_user_names
-    assert LimitsConfig(executions_per_source=50, packages_per_source=100) == found.limits
+    assert LimitsConfig(executions_per_source=50, packages_per_source=100, backfill_share=0.25) == found.limits
     assert found.stop is not None
     assert found.stop.tls is not None
     assert "armed" == found.stop.mode

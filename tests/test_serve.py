@@ -287,8 +287,10 @@ def test_the_list_beside_a_running_exporter(estate: Estate) -> None:
     assert exits.OK == plain.code
     assert "" == plain.err
     head, row = plain.out.splitlines()
-    assert ["PACKAGE", "USER", "AGE", "STATUS", "FOLDER", "PROJECT", "SOURCE", "INSTANCE", "ID"] == head.split()
-    assert ["Load[red]Sales", "CORP\\etl", "0s", "running", "sql01", "1"] == row.split()
+    assert [
+        *["PACKAGE", "USER", "AGE", "USUAL", "TIMES", "STATUS", "FOLDER", "PROJECT", "SOURCE", "INSTANCE", "ID"]
+    ] == head.split()
+    assert ["Load[red]Sales", "CORP\\etl", "0s", "unknown", "-", "running", "sql01", "1"] == row.split()
     assert exits.OK == as_json.code
     assert ["1"] == [run_["instance_id"] for run_ in json.loads(as_json.out)["executions"]]
 

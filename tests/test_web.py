@@ -436,6 +436,9 @@ def test_executions_as_json() -> None:
         "status": "pending",
         "orphaned": False,
         "created_at": None,
+        "typical_seconds": None,
+        "p95_seconds": None,
+        "samples": 0,
         "stopping_since": None,
         "machine": "",
         "process_id": None,
@@ -449,7 +452,7 @@ def test_executions_as_json() -> None:
 
 @pytest.mark.parametrize(
     "shape",
-    [api.SourceState, api.OpenExecution, api.ProcessFigures, api.DataFlowCounters],
+    [api.SourceState, api.OpenExecution, api.ProcessFigures, api.DataFlowCounters, api.PastFailure],
     ids=lambda shape: shape.__name__,
 )
 def test_every_field_of_the_json_is_in_the_readme(shape: type[msgspec.Struct]) -> None:

@@ -6,6 +6,7 @@ import http.client
 import urllib.error
 import urllib.request
 from http import HTTPStatus
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import click
@@ -15,10 +16,18 @@ from ssis_exporter.api import Document
 from ssis_exporter.errors import SourceUnreachable
 
 PATH = "/api/v1/executions"
+FAILURES_PATH = "/api/v1/failures"
 MAX_BYTES = 64 * 1024 * 1024
+
+T = TypeVar("T")
 
 
 def fetch(url: str, timeout: float) -> Document:
+    """What runs now, as `fetch_as` does it."""
+    return fetch_as(Document, url, PATH, timeout)
+
+
+def fetch_as(kind: type[T], url: str, path: str, timeout: float) -> T:
     """
     What the exporter at `url` answers. Raises `SourceUnreachable` with one sentence where it does not.
 
@@ -28,7 +37,7 @@ def fetch(url: str, timeout: float) -> Document:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     # The timeout is the exporter's deadline too, as a scrape's is, and a little more is waited for its answer.
     headers = {"X-Prometheus-Scrape-Timeout-Seconds": str(timeout), "Accept": "application/json"}
-    request = urllib.request.Request(base + PATH, headers=headers)  # noqa: S310 - the scheme was checked
+    request = urllib.request.Request(base + path, headers=headers)  # noqa: S310 - the scheme was checked
     try:
         with opener.open(request, timeout=timeout + 1) as answer:
             body = answer.read(MAX_BYTES + 1)
@@ -41,7 +50,7 @@ def fetch(url: str, timeout: float) -> Document:
     if len(body) > MAX_BYTES:
         raise SourceUnreachable(f"{base} answered more than {MAX_BYTES} bytes")
     try:
-        return msgspec.json.decode(body, type=Document)
+        return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise SourceUnreachable(f"{base} answered what no exporter of this version does: {exc}") from exc
 

@@ -1,4 +1,4 @@
-"""`ssis-exporter list`: what runs now, as a table, plain lines or JSON."""
+"""`ssis-exporter list`: what runs now, or what failed last, as a table, plain lines or JSON."""
 
 from __future__ import annotations
 
@@ -12,22 +12,40 @@ import click
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from ssis_exporter.api import Document, OpenExecution, SourceState, document
+from ssis_exporter.api import (
+    LONGEST_MESSAGE,
+    Document,
+    Failures,
+    OpenExecution,
+    PastFailure,
+    SourceState,
+    document,
+    failures,
+)
 from ssis_exporter.cli import exits, options
-from ssis_exporter.cli.fetch import fetch
+from ssis_exporter.cli.fetch import FAILURES_PATH, fetch, fetch_as
+from ssis_exporter.cli.folder import storage_folder
+from ssis_exporter.cli.keeping import read_usual
 from ssis_exporter.config import Config
 from ssis_exporter.durations import short_duration
 from ssis_exporter.exporter import Exporter
+from ssis_exporter.history import read_history
 from ssis_exporter.labels import clean
 from ssis_exporter.model import Scope
 
-HEADS = ("PACKAGE", "USER", "AGE", "STATUS", "FOLDER", "PROJECT", "SOURCE", "INSTANCE ID")
+HEADS = ("PACKAGE", "USER", "AGE", "USUAL", "TIMES", "STATUS", "FOLDER", "PROJECT", "SOURCE", "INSTANCE ID")
+
+FAILED_HEADS = ("ENDED (UTC)", "RESULT", "PACKAGE", "TOOK", "FOLDER", "PROJECT", "SOURCE", "INSTANCE ID", "FIRST ERROR")
+
+NUMBERS = ("AGE", "USUAL", "TIMES", "TOOK")
 
 
 @click.command("list")
 @options.config_option
 @click.option("--url", help="Ask a running exporter, like http://127.0.0.1:10058, instead of looking anew.")
-@click.option("--json", "as_json", is_flag=True, help="Print what /api/v1/executions answers.")
+@click.option("--failed", is_flag=True, help="Show what failed last, with the first error message, instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print what /api/v1/executions answers (or .../failures).")
+@options.storage_option
 @click.option(
     "--timeout",
     type=options.seconds,
@@ -40,19 +58,28 @@ def command(
     *,
     config_file: Path | None,
     url: str | None,
+    failed: bool,
     as_json: bool,
+    storage_path: Path | None,
     timeout: float,
     log_level: str,
     log_format: str,
     log_file: Path | None,
 ) -> int:
-    """Show the packages that are running, the longest running first."""
+    """
+    Show the packages that are running, the longest running first.
+
+    USUAL is the median of the package's newest runs, TIMES how many times as long this one has been running.
+    """
     if url is not None and config_file is not None:
         raise click.UsageError(
             "--url asks a running exporter, which has its own configuration: leave --config.file out"
         )
     options.start_logging(log_level, log_format, log_file)
-    shown = fetch(url, timeout) if url is not None else asyncio.run(_look(options.load(config_file), timeout))
+    folder = storage_folder(storage_path)
+    if failed:
+        return _show_failures(url, timeout, folder, as_json=as_json)
+    shown = fetch(url, timeout) if url is not None else asyncio.run(_look(options.load(config_file), timeout, folder))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(shown), indent=2))
     else:
@@ -63,11 +90,26 @@ def command(
     return exits.OK if all(source.up for source in shown.sources) else exits.FOUND
 
 
-async def _look(config: Config, seconds: float) -> Document:
+def _show_failures(url: str | None, timeout: float, folder: Path, *, as_json: bool) -> int:
+    if url is not None:
+        shown = fetch_as(Failures, url, FAILURES_PATH, timeout)
+    else:
+        shown = failures(read_history(folder).failures[::-1])
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(shown), indent=2))
+    elif not shown.failures:
+        click.echo("no failure is known")
+    else:
+        _print_rows(FAILED_HEADS, [_failed_row(one) for one in shown.failures])
+    return exits.OK
+
+
+async def _look(config: Config, seconds: float, folder: Path) -> Document:
+    usual = await asyncio.to_thread(read_usual, folder)
     exporter = Exporter(config, registry=CollectorRegistry(), load=lambda: config)
     try:
         readings = await exporter.read(timedelta(seconds=seconds))
-        return document(readings, keep_user_names=config.keep_user_names)
+        return document(readings, keep_user_names=config.keep_user_names, usual=usual)
     finally:
         await exporter.close()
 
@@ -91,12 +133,15 @@ def _print(shown: Document) -> None:
         if sentence:
             click.echo(sentence)
         return
-    rows = [_row(run) for run in shown.executions]
+    _print_rows(HEADS, [_row(run) for run in shown.executions])
+
+
+def _print_rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if sys.stdout.isatty():
-        _print_table(rows)
+        _print_table(heads, rows)
         return
-    widths = [max(len(row[column]) for row in (HEADS, *rows)) for column in range(len(HEADS))]
-    for row in (HEADS, *rows):
+    widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads))]
+    for row in (heads, *rows):
         click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
@@ -110,22 +155,35 @@ def _nothing(sources: Sequence[SourceState]) -> str:
 
 
 def _row(run: OpenExecution) -> tuple[str, ...]:
-    age = "" if run.duration_seconds is None else short_duration(timedelta(seconds=run.duration_seconds))
+    age, usual = _span(run.duration_seconds), _span(run.typical_seconds) or "unknown"
+    times = "-"
+    if run.duration_seconds is not None and run.typical_seconds:
+        times = f"{run.duration_seconds / run.typical_seconds:.1f}"
     status = f"{run.status}, orphaned" if run.orphaned else run.status
-    texts = (run.package_name, run.user_name, age, status, run.folder, run.project, run.source, run.instance_id)
+    texts = (run.package_name, run.user_name, age, usual, times, status, run.folder, run.project, run.source)
     # Also of an answer that came over the network: nothing in it may move the cursor.
-    return tuple(clean(text) for text in texts)
+    return tuple(clean(text) for text in (*texts, run.instance_id))
 
 
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
+def _failed_row(one: PastFailure) -> tuple[str, ...]:
+    texts = (one.result, one.package_name, _span(one.duration_seconds), one.folder, one.project, one.source)
+    message = clean(one.message or "", longest=LONGEST_MESSAGE)
+    return (f"{one.ended_at:%Y-%m-%dT%H:%M:%SZ}", *(clean(text) for text in (*texts, one.instance_id)), message)
+
+
+def _span(seconds: float | None) -> str:
+    return "" if seconds is None else short_duration(timedelta(seconds=seconds))
+
+
+def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     # Only for a terminal: rich alone takes longer to import than everything else here.
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in HEADS:
-        table.add_column(head, justify="right" if head == "AGE" else "left", overflow="fold")
+    for head in heads:
+        table.add_column(head, justify="right" if head in NUMBERS else "left", overflow="fold")
     for row in rows:
         # As Text: a package may be called "[red]".
         table.add_row(*(Text(text) for text in row))

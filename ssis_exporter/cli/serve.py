@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssis_exporter import __version__, stoppanel
+from ssis_exporter import __version__, failurepanel, stoppanel
 from ssis_exporter.addresses import Address
 from ssis_exporter.cli import exits, options
 from ssis_exporter.cli.folder import storage_folder
+from ssis_exporter.cli.keeping import Keeping
 from ssis_exporter.cli.signals import Signals
 from ssis_exporter.cli.validate import check_stop, check_web, make_sources
 from ssis_exporter.config import Config
@@ -28,7 +29,6 @@ from ssis_exporter.listening import Listener
 from ssis_exporter.selfmetrics import CertificateExpiry, make_registry
 from ssis_exporter.stopconfig import StopConfig
 from ssis_exporter.stopmetrics import StopMetrics
-from ssis_exporter.storagefolder import Storage
 from ssis_exporter.web import WebSettings, make_application
 from ssis_exporter.webconfig import WebConfig
 
@@ -97,6 +97,9 @@ async def _serve(load: Callable[[], Config], flags: Flags, on_started: Callable[
         registry = make_registry(own_process=not flags.disable_exporter_metrics)
         certificates = CertificateExpiry(registry)
         exporter = Exporter(config, registry=registry, load=load)
+        keeping = Keeping(exporter, storage_folder(flags.storage_path))
+        # Closed after the sources: what they see last is counted, too.
+        started.push_async_callback(keeping.close)
         started.push_async_callback(exporter.close)
 
         web_config = WebConfig(flags.web_config_file) if flags.web_config_file is not None else None
@@ -109,19 +112,23 @@ async def _serve(load: Callable[[], Config], flags: Flags, on_started: Callable[
             max_requests=flags.max_requests,
             enable_lifecycle=flags.enable_lifecycle,
             guard=web_config,
-            page_sections=lambda: (stoppanel.render(exporter.stopper),),
+            page_sections=lambda: (
+                failurepanel.render(keeping.history.failures(failurepanel.SHOWN)),
+                stoppanel.render(exporter.stopper),
+            ),
         )
         tls = web_config if web_config is not None and web_config.uses_tls else None
         listener = Listener(make_application(exporter, settings), flags.listen_addresses, tls=tls)
 
-        storage = Storage(storage_folder(flags.storage_path))
-        started.callback(storage.release)
+        await keeping.start()
+        started.push_async_callback(keeping.end_reading)
         stop_metrics = StopMetrics(registry)
         stop_metrics.know(exporter.source_names)
         # From here on a signal ends what was started, in order.
         signals = Signals(on_hangup=Reloads(exporter).begin)
         if config.stop is not None:
-            stopping = _make_stopping(config.stop, exporter, stop_metrics, storage)
+            stopping = _make_stopping(config.stop, exporter, stop_metrics, keeping)
+            keeping.history.stopped_by_us = stopping.stopped_by_us
             started.push_async_callback(stopping.close)
             await stopping.start()
             await stopping.listen()
@@ -145,13 +152,17 @@ async def _serve(load: Callable[[], Config], flags: Flags, on_started: Callable[
     return exits.OK
 
 
-def _make_stopping(config: StopConfig, exporter: Exporter, metrics: StopMetrics, storage: Storage) -> Stopping:
-    # Nothing of it is loaded where it is not configured.
-    from ssis_exporter.cli.stopping import Stopping  # noqa: PLC0415
-    from ssis_exporter.storage import StorageMetrics  # noqa: PLC0415
+def _make_stopping(config: StopConfig, exporter: Exporter, metrics: StopMetrics, keeping: Keeping) -> Stopping:
+    from ssis_exporter.cli.stopping import Stopping  # noqa: PLC0415 - nothing of it is loaded where it is not configured
 
-    storage_metrics = StorageMetrics(exporter.registry)
-    return Stopping(config, storage=storage, storage_metrics=storage_metrics, exporter=exporter, metrics=metrics)
+    return Stopping(
+        config,
+        storage=keeping.storage,
+        storage_metrics=keeping.metrics,
+        exporter=exporter,
+        metrics=metrics,
+        typical=keeping.history.typical,
+    )
 
 
 def _tell_that_stop_needs_a_start(config: Config) -> None:

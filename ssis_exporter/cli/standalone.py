@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from ssis_exporter.cli.keeping import read_typical
 from ssis_exporter.cli.stopping import Stopping
 from ssis_exporter.config import Config
 from ssis_exporter.errors import ConfigError
@@ -40,6 +42,7 @@ async def stopping(config: Config, folder: Path, *, writes: bool) -> AsyncIterat
             storage_metrics=StorageMetrics(registry),
             exporter=exporter,
             metrics=StopMetrics(registry),
+            typical=await asyncio.to_thread(read_typical, folder),
             takes_up=False,
         )
         try:

@@ -19,7 +19,7 @@ from ssis_exporter.exporter import Exporter
 from ssis_exporter.hold import Hold
 from ssis_exporter.ledger import Ledger
 from ssis_exporter.listening import Listener
-from ssis_exporter.model import ExecutionFacts, Nomination, StopMode
+from ssis_exporter.model import ExecutionFacts, ExecutionKey, Nomination, StopMode
 from ssis_exporter.policy import Breaker, Policy
 from ssis_exporter.silences import Silences
 from ssis_exporter.stopconfig import StopConfig
@@ -89,6 +89,10 @@ class Stopping:
     def webhook_addresses(self) -> tuple[Address, ...]:
         """Where Alertmanager's messages are taken; empty before `listen` and after `drain`."""
         return self._webhook.addresses if self._webhook is not None else ()
+
+    def stopped_by_us(self, key: ExecutionKey) -> bool:
+        """Whether this run was asked to stop, or may have been; from any thread."""
+        return key in self._ledger.ours
 
     @property
     def certificate_expires_at(self) -> datetime | None:
