@@ -11,6 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.exported import exported_metrics
+from tests.promql import selectors
 from tests.real import need_program
 
 ROOT = Path(__file__).parent.parent
@@ -131,12 +132,30 @@ def test_alert_uses_only_what_is_exported(rule: dict[str, Any]) -> None:
     assert used
     assert used <= exported.keys()
     labels = TARGET_LABELS.union(*(exported[name] for name in used))
-    for matchers in re.findall(r"\{([^}]*)\}", expression):
-        assert set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers)) <= labels
+    for selector in selectors(expression):
+        own = exported.get(selector.metric, labels) | TARGET_LABELS
+        assert {name for name, _, _ in selector.matchers} <= own, selector.metric
     for grouping in re.findall(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)", expression):
         assert {name.strip() for name in grouping.split(",") if name.strip()} <= labels
     for text in rule["annotations"].values():
         assert set(re.findall(r"\$labels\.(\w+)", text)) <= labels
+
+
+@pytest.mark.parametrize("rule", alerts())
+def test_alert_is_in_the_readme(rule: dict[str, Any]) -> None:
+    """
+    The README names each alert.
+    """
+    assert f"`{rule['alert']}`" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_each_alert_has_one_rule() -> None:
+    """
+    No name stands twice, in whichever files: people would be told twice.
+    """
+    names = [parameter.values[0]["alert"] for parameter in alerts()]
+
+    assert sorted(set(names)) == sorted(names)
 
 
 def test_recorded_series_are_recorded() -> None:
