@@ -312,7 +312,8 @@ HIDDEN_MACHINE = """
 import codecs, os, sys
 from ssis_exporter.sources.dtexec import DtexecSource, linux, packagefile
 import pwd
-codecs.lookup("ascii")
+for name in ("ascii", "utf-8-sig", "utf-16"):
+    codecs.lookup(name)
 def show(source):
     snapshot = source.snapshot()
     seen = [run for run in snapshot.executions if run.facts.process_id in map(int, sys.argv[1:])]
@@ -377,6 +378,32 @@ def test_file_that_hangs_does_not_hang_a_look(proc: Path, tmp_path: Path) -> Non
 
     assert ["Load"] == [run.facts.package_name for run in runs.executions(look)]
     gate.set()
+
+
+def test_file_that_nobody_foresaw_does_not_blind_a_look(
+    proc: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    A package file that makes its reader fail in an unforeseen way names its run by the command line, and no more.
+    """
+
+    class Failing(PackageFiles):
+        """A reader with a bug."""
+
+        def package(self, path: str):  # type: ignore[no-untyped-def]
+            """Fails with what stands in the file."""
+            raise LookupError("secret")
+
+    add(proc, 7, "dtexec", ["dtexec", "/F", str(tmp_path / "Load.dtsx")])
+    table = LinuxTable(proc)
+    table.shares_our_files = lambda _: True  # type: ignore[method-assign]
+    runs = Runs("local", "m", "b", Naming(Failing(), Patience(5)))
+    look = table.look()
+    runs.update(look, source_of(proc)._now())
+
+    assert ["Load"] == [run.facts.package_name for run in runs.executions(look)]
+    assert "LookupError" in caplog.text
+    assert "secret" not in caplog.text
 
 
 def test_file_is_not_read_where_paths_mean_something_else(proc: Path, tmp_path: Path) -> None:

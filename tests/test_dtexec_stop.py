@@ -319,7 +319,8 @@ from ssis_exporter.errors import StopError
 from ssis_exporter.sources.dtexec import DtexecSource, linux, portable, packagefile
 import pwd, psutil, defusedxml.ElementTree
 # Python itself may be where only root can read.
-codecs.lookup("ascii")
+for name in ("ascii", "utf-8-sig", "utf-16"):
+    codecs.lookup(name)
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 table = portable.PortableTable() if sys.argv[2] == "portable" else linux.LinuxTable()
 source = DtexecSource("local", table=table)

@@ -98,6 +98,9 @@ class Naming:
             log.debug("a package is named by its command line: %s", exc)
         except TookTooLong:
             log.debug("a package is named by its command line: %s was not read in time", path)
+        except Exception as exc:  # noqa: BLE001 - a file that anybody may write must not blind a look at all runs
+            # Only its kind: the text may hold what stands in the file.
+            log.warning("a package is named by its command line: reading %s failed: %s", path, type(exc).__name__)
         return None
 
 
