@@ -125,6 +125,9 @@ class SourceError(SsisExporterError):
     reason: ClassVar[str] = "broken"
     """The value of the label `reason` in `ssis_scrape_errors_total`."""
 
+    remedy: str = ""
+    """What to install, grant or change, where the source knows; for `check`. May hold several lines."""
+
 
 class SourceUnreachable(SourceError):
     """Nobody answered at the other end."""

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ssis_exporter.sources.dts.localtime import SLACK, Start, utc_start
+from ssis_exporter.sources.dts.localtime import Start, utc_start
 from tests.dts.estate import ticks
 
 ZONES = ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata"]
@@ -51,7 +51,8 @@ def test_a_watched_start_is_exact(zone: ZoneInfo, instant: datetime, watched: ti
     """
     start = utc_start(local_ticks(instant, zone), seen_at=instant + watched, not_there_at=instant - watched)
 
-    assert Start(instant, certain=True) == start
+    assert start is not None
+    assert (instant, True) == (start.at, start.certain)
 
 
 @pytest.mark.parametrize("zone", ZONES, indirect=True)
@@ -66,7 +67,8 @@ def test_an_unwatched_start_is_exact_or_marked(zone: ZoneInfo, instant: datetime
     """
     start = utc_start(local_ticks(instant, zone), seen_at=instant + age, not_there_at=None)
 
-    assert start.at <= instant + age + SLACK
+    assert start is not None
+    assert start.at <= instant + age
     assert start.at >= instant
     assert start.at == instant or not start.certain
 
@@ -81,11 +83,15 @@ def test_the_double_hour(zone: ZoneInfo) -> None:
     said = local_ticks(first, zone)
 
     assert said == local_ticks(second, zone)
-    assert Start(first, certain=True) == utc_start(said, seen_at=first + timedelta(minutes=20), not_there_at=None)
-    assert Start(second, certain=True) == utc_start(
+    assert Start(first, certain=True, rests_on_sight=True) == utc_start(
+        said, seen_at=first + timedelta(minutes=20), not_there_at=None
+    )
+    assert Start(second, certain=True, rests_on_sight=True) == utc_start(
         said, seen_at=second + timedelta(seconds=15), not_there_at=second - timedelta(seconds=15)
     )
-    assert Start(second, certain=False) == utc_start(said, seen_at=second + timedelta(hours=2), not_there_at=None)
+    assert Start(second, certain=False, rests_on_sight=True) == utc_start(
+        said, seen_at=second + timedelta(hours=2), not_there_at=None
+    )
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin"], indirect=True)
@@ -97,3 +103,41 @@ def test_the_missing_hour(zone: ZoneInfo) -> None:
     said = ticks(datetime(2026, 3, 29, 2, 0))
 
     assert Start(change, certain=True) == utc_start(said, seen_at=change + timedelta(hours=5), not_there_at=None)
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin"], indirect=True)
+def test_a_start_by_another_clock_is_taken_as_just_begun(zone: ZoneInfo) -> None:
+    """
+    A start that lies ahead, or long before a look that did not show the run, is of another zone: never an age.
+    """
+    now = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+    ahead = utc_start(local_ticks(now + timedelta(hours=5), zone), seen_at=now, not_there_at=None)
+    before = utc_start(
+        local_ticks(now - timedelta(hours=1), zone), seen_at=now, not_there_at=now - timedelta(seconds=15)
+    )
+    rounded = utc_start(local_ticks(now + timedelta(seconds=1), zone), seen_at=now, not_there_at=None)
+
+    assert Start(now, certain=False, rests_on_sight=True) == ahead == before
+    assert Start(now, certain=True, rests_on_sight=True) == rounded
+
+
+@pytest.mark.parametrize("zone", ZONES, indirect=True)
+def test_a_start_in_utc_needs_no_zone(zone: ZoneInfo) -> None:
+    """
+    What says that it is in UTC is taken by its word, also in the double hour.
+    """
+    instant = datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
+    start = utc_start(ticks(datetime(2026, 10, 25, 0, 30)), seen_at=instant, not_there_at=None, is_utc=True)
+
+    assert Start(instant, certain=True) == start
+
+
+@pytest.mark.parametrize("told", [0, -1, 10**19, ticks(datetime(1899, 12, 30)), ticks(datetime(9999, 12, 31, 23, 59))])
+def test_an_empty_date_is_no_start(told: int) -> None:
+    """
+    Empty and impossible dates are no start; one that lies ahead for ever is none that counts.
+    """
+    now = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+    start = utc_start(told, seen_at=now, not_there_at=None)
+
+    assert start is None or Start(now, certain=False, rests_on_sight=True) == start

@@ -12,14 +12,11 @@ import click
 
 from ssis_exporter import __version__
 from ssis_exporter.cli import exits, options
-from ssis_exporter.errors import SourceError, SourceTimeout
+from ssis_exporter.errors import SourceError
 from ssis_exporter.sources.dts import DtsSource
 from ssis_exporter.sources.dts.managed import MICROSOFT_TOKEN
 from ssis_exporter.sources.dts.services import KNOWN_RELEASES, running_releases
 from ssis_exporter.sources.dts.source import DEFAULT_RUNTIME, DtsSettings
-
-START_SECONDS = 90
-"""How long the helper may take to load the runtime."""
 
 
 @click.command("dts-probe")
@@ -59,25 +56,20 @@ def command(release: str | None, server: str, time_limit: float, runtime: str, p
         report["error"] = str(exc)
     finally:
         source.close()
-    click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(report, indent=2))
     return exits.FOUND if "error" in report else exits.OK
 
 
 def _ask(source: DtsSource) -> dict[str, Any]:
     began = time.monotonic()
-    while True:
-        try:
-            seen = source.snapshot()
-            break
-        except SourceTimeout as exc:
-            if "still starting" not in str(exc) or time.monotonic() - began > START_SECONDS:
-                raise
+    seen = source.first_snapshot()
     ready = time.monotonic()
     source.snapshot()
     listed = time.monotonic()
     probed = source.probe()
     return {
         "visibility": seen.visibility.scope.value,
+        "visibility_rests_on": seen.visibility.detail,
         "start_and_first_listing_seconds": round(ready - began, 4),
         "second_listing_seconds": round(listed - ready, 4),
         "probe_seconds": round(time.monotonic() - listed, 4),

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ssis_exporter.sources.dts.hresults import ACCESS_DENIED
 from ssis_exporter.sources.dts.protocol import Row, Trouble
 
 ASSEMBLY = "Microsoft.SqlServer.ManagedDTS"
@@ -21,6 +22,10 @@ class ApiMissing(Exception):
     def __init__(self, trouble: Trouble) -> None:
         super().__init__(trouble.message)
         self.trouble = trouble
+
+
+class Ambiguous(Exception):
+    """An InstanceID names more than one package."""
 
 
 def trouble_of(exc: BaseException) -> Trouble:
@@ -63,19 +68,31 @@ class ManagedApi:
         """All running packages by InstanceID, and the rows that were not handed out before."""
         try:
             return self._list_once(server)
-        except Exception:  # noqa: BLE001 - .NET exceptions derive from Exception only
+        except Exception as exc:  # .NET exceptions derive from Exception only
             # A package that ended between the listing and the reading may fail; a new listing does not have it. A
             # connection to a service that was restarted stays broken; a new Application makes a new one.
             self._application = None
+            if trouble_of(exc).hresult == ACCESS_DENIED:
+                # Asked again, it would be refused again, and Windows would write one more event 10016.
+                raise
             return self._list_once(server)
 
     def stop(self, server: str, instance: str) -> bool:
-        """Asks the package with this InstanceID to stop; False when none runs under it."""
-        for package in self._listing(server):
-            if str(package.InstanceID) == instance:
-                package.Stop()
-                return True
-        return False
+        """
+        Asks the package with this InstanceID to stop, once; False when none runs under it.
+
+        Raises `Ambiguous` where it names more than one package, and stops none.
+        """
+        try:
+            found = self._find(server, instance)
+        except Exception:  # noqa: BLE001 - as in `running`; nothing was asked yet
+            self._application = None
+            found = self._find(server, instance)
+        if len(found) > 1:
+            raise Ambiguous(f"{len(found)} packages run under {instance}")
+        for package in found:
+            package.Stop()
+        return bool(found)
 
     def probe(self, server: str) -> dict[str, Any]:
         """Raw values and types of what the API answers here, for an administrator to look at."""
@@ -104,6 +121,9 @@ class ManagedApi:
         version = str(self._system.Environment.Version)
         bits = 64 if sys.maxsize > 2**32 else 32
         return {"assembly": self.assembly_name, "runtime": version, "bits": bits, "packages": packages}
+
+    def _find(self, server: str, instance: str) -> list[Any]:
+        return [package for package in self._listing(server) if str(package.InstanceID) == instance]
 
     def _list_once(self, server: str) -> tuple[list[str], list[Row]]:
         running: list[str] = []
@@ -151,6 +171,7 @@ def _row(package: Any, instance: str) -> Row:
         description=package.PackageDescription,
         user=package.UserName,
         start_ticks=None if start is None else int(start.Ticks),
+        start_utc=start is not None and str(start.Kind) == "Utc",
         raw_duration=package.ExecutionDuration,
     )
 

@@ -19,6 +19,8 @@ properties this helper has not sent before, or sent while the name was still emp
 unsigned number (0 where there is none). A helper that cannot load the API says ``{"failed": {...}}`` with the same
 three fields instead of hello, and ends.
 
+A stop whose InstanceID names more than one package stops none and is answered with an error of the type ``Ambiguous``.
+
 The helper ends when its standard input ends. Whatever else comes on its standard output is taken as its death.
 """
 
@@ -51,6 +53,9 @@ class Row(msgspec.Struct, frozen=True):
     user: str | None = None
     start_ticks: int | None = None
     """ExecutionStartTime.Ticks: 100 ns since year 1, local time of the machine (a COM date has no zone)."""
+
+    start_utc: bool = False
+    """Its Kind says that it is in UTC."""
 
     raw_duration: int | None = None
     """ExecutionDuration as it came; no page states its unit, so it is for diagnosis only."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import re
 import socket
 import sys
 
 from ssis_exporter.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 KNOWN_RELEASES = (170, 160, 150, 140, 130, 120, 110)
 """SQL Server 2025 down to 2012. Older assemblies are of CLR 2 and cannot be loaded."""
@@ -17,7 +20,7 @@ _SERVICE = re.compile(r"MsDtsServer(\d{3})", re.IGNORECASE)
 
 def running_releases() -> list[int]:
     """
-    The releases whose service `MsDtsServer<n>` runs, highest first.
+    The releases whose service `MsDtsServer<n>` runs, highest first, of those that can be read.
 
     The service must run for packages to be listed (SQL Server documentation, Integration Services Service). Empty
     where there are none, and on systems without such services.
@@ -26,14 +29,18 @@ def running_releases() -> list[int]:
     if sys.platform == "win32":
         import psutil  # noqa: PLC0415
 
-        for service in psutil.win_service_iter():
-            named = _SERVICE.fullmatch(service.name())
+        try:
+            services = [(service, _SERVICE.fullmatch(service.name())) for service in psutil.win_service_iter()]
+        except (psutil.Error, OSError) as exc:
+            log.debug("the services of this machine cannot be listed: %s", exc)
+            services = []
+        for service, named in services:
             try:
                 if named is not None and service.status() == psutil.STATUS_RUNNING:
                     found.add(int(named[1]))
             except (psutil.Error, OSError):
                 continue
-    return sorted(found, reverse=True)
+    return sorted(found.intersection(KNOWN_RELEASES), reverse=True)
 
 
 def machine_names() -> set[str]:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Mapping, Sequence
+import time
+import uuid
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import msgspec
 
-from ssis_exporter.errors import ConfigError, NoSuchExecution, SourceError, StopDenied
+from ssis_exporter.errors import (
+    ConfigError,
+    IdentityUnknown,
+    NoSuchExecution,
+    SourceError,
+    SourceMissing,
+    SourceUnreachable,
+    StopDenied,
+)
 from ssis_exporter.model import (
     Execution,
     ExecutionFacts,
@@ -23,15 +35,20 @@ from ssis_exporter.model import (
     StopReply,
     Visibility,
 )
+from ssis_exporter.sources.dts.firstsight import FirstSights
 from ssis_exporter.sources.dts.hresults import ACCESS_DENIED, error_for
-from ssis_exporter.sources.dts.localtime import utc_start
 from ssis_exporter.sources.dts.managed import MICROSOFT_TOKEN
-from ssis_exporter.sources.dts.protocol import Answer, ListAnswer, Row
+from ssis_exporter.sources.dts.protocol import Answer, ListAnswer, Row, Trouble
 from ssis_exporter.sources.dts.services import KNOWN_RELEASES, checked_server, running_releases
-from ssis_exporter.sources.dts.supervisor import Patience, Supervisor
+from ssis_exporter.sources.dts.supervisor import HelperStarting, Patience, Supervisor
 from ssis_exporter.sources.interface import SourceSettings, StoppableSource
 
+log = logging.getLogger(__name__)
+
 DEFAULT_RUNTIME: Literal["netfx", "mono"] = "netfx" if sys.platform == "win32" else "mono"
+
+NO_IDENTITY = str(uuid.UUID(int=0))
+"""What .NET says where nobody gave a GUID: it names no run."""
 
 
 class DtsSettings(SourceSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,12 +65,23 @@ class DtsSettings(SourceSettings, frozen=True, kw_only=True, forbid_unknown_fiel
     helper: tuple[str, ...] = ()
     """Another helper's command, for one that speaks the protocol but is not this Python."""
 
+    def __post_init__(self) -> None:
+        if self.time_limit <= timedelta():
+            raise ValueError('"time_limit" must be longer than nothing')
+
 
 class DtsSource(StoppableSource):
     """Running packages of this machine through the SSIS service, read by a helper process."""
 
     kind: ClassVar[str] = "dts"
     Settings: ClassVar[type[SourceSettings]] = DtsSettings
+
+    tells_stopping: ClassVar[bool] = False
+    """
+    The API has no status. Who asked for a stop is remembered by this object alone, for the page and for `request_stop`;
+    after a restart of the exporter a run that was asked to stop looks like any other. So nothing may be concluded from
+    `running`: where the exporter was ended in the moment of asking, the run is never asked again.
+    """
 
     def __init__(
         self,
@@ -65,14 +93,14 @@ class DtsSource(StoppableSource):
     ) -> None:
         super().__init__(name)
         self._settings = settings
-        self._patience = patience
-        self._environment = environment
+        self._patience = patience if patience is not None else Patience()
         self._server = checked_server(name, settings.server)
-        self._supervisor: Supervisor | None = None
+        self._releases: Sequence[int] = ()
+        self._supervisor = Supervisor(name, self._command, environment=environment, patience=self._patience)
         self._info = SourceInfo(kind=self.kind)
         self._facts: dict[str, ExecutionFacts] = {}
         self._stopping: dict[str, datetime] = {}
-        self._last_look: datetime | None = None
+        self._sights = FirstSights(name)
         self._list_decoder = msgspec.json.Decoder(ListAnswer)
         self._answer_decoder = msgspec.json.Decoder(Answer)
 
@@ -91,50 +119,57 @@ class DtsSource(StoppableSource):
         """The machine and the assembly version, once the helper said them."""
         return self._info
 
+    def resume(self, bookmark: str, open_ids: Collection[str]) -> None:
+        """Remembers what an earlier life of the exporter decided about starts that could be either of two."""
+        self._sights.resume(bookmark, open_ids)
+
     def snapshot(self) -> Snapshot:
         """Lists the running packages. Raises `SourceError` whenever the API did not answer in full."""
-        line = self._ask("list")
-        supervisor = self._supervised()
-        try:
-            answer = self._list_decoder.decode(line)
-        except (msgspec.DecodeError, msgspec.ValidationError) as exc:
-            raise supervisor.broke_the_protocol(str(exc)) from exc
-        if answer.error is not None:
-            raise error_for(self.name, answer.error)
+        supervisor = self._supervisor
+        answer = supervisor.ask("list", self._list_decoder, limit=self._settings.time_limit, server=self._server)
+        self._take_hello()
         if answer.ok is None:
-            raise supervisor.broke_the_protocol("neither ok nor error")
+            raise self._refused(answer.error)
         now = datetime.now(UTC)
+        visibility = self._visibility()
+        self._sights.look(visibility)
         self._learn(answer.ok.rows, now)
         executions = []
         facts = self._facts
-        for instance in answer.ok.running:
+        # Each once: a run that is told twice is shown once, and `request_stop` does not touch it.
+        running = dict.fromkeys(answer.ok.running)
+        for instance in running:
             known = facts.get(instance)
             if known is None:
                 raise supervisor.broke_the_protocol(f"no properties of {instance}")
             executions.append(self._execution(known, now))
+        supervisor.trust()
         if len(facts) > len(executions):
-            running = set(answer.ok.running)
             self._facts = {instance: known for instance, known in facts.items() if instance in running}
             self._stopping = {instance: since for instance, since in self._stopping.items() if instance in running}
-        self._last_look = now
+        bookmark = self._sights.looked(now, running)
         return Snapshot(
             source=self.name,
             taken_at=now,
-            visibility=self._visibility(),
+            visibility=visibility,
             executions=tuple(executions),
+            bookmark=bookmark,
         )
 
     def request_stop(self, execution: Execution) -> StopReply:
         """`RunningPackage.Stop` of the package that runs under this InstanceID now; a request, no more."""
         instance = execution.key.instance_id
-        known = self._facts.get(instance)
-        if execution.key.source != self.name or (known is not None and known != execution.facts):
-            raise NoSuchExecution(f"{self.name}: {instance} is not the run that was meant")
+        if execution.key.source != self.name or self._facts.get(instance) != execution.facts:
+            raise NoSuchExecution(f"{self.name}: {instance} is not a run that the last look showed")
+        if instance == NO_IDENTITY:
+            raise IdentityUnknown(f"{self.name}: the API gave this run no InstanceID, so nothing tells it from another")
         if instance in self._stopping:
             return StopReply.ALREADY_STOPPING
-        answer = self._answer(self._ask("stop", instance))
+        answer = self._ask("stop", instance)
         if answer.error is not None:
-            error = error_for(self.name, answer.error)
+            error = self._refused(answer.error)
+            if answer.error.type == "Ambiguous":
+                raise IdentityUnknown(str(error)) from error
             if answer.error.hresult == ACCESS_DENIED:
                 raise StopDenied(str(error)) from error
             raise error
@@ -145,34 +180,45 @@ class DtsSource(StoppableSource):
 
     def probe(self) -> dict[str, Any]:
         """What the API really answers here: raw values, types, assembly name."""
-        answer = self._answer(self._ask("probe"))
+        answer = self._ask("probe")
         if answer.error is not None:
-            raise error_for(self.name, answer.error)
+            raise self._refused(answer.error)
         probed = (answer.ok or {}).get("probe")
         return dict(probed) if isinstance(probed, dict) else {}
+
+    def first_snapshot(self) -> Snapshot:
+        """As `snapshot`, but waits for a helper that is starting, for as long as it may start."""
+        until = time.monotonic() + self._patience.start.total_seconds()
+        while True:
+            try:
+                return self.snapshot()
+            except HelperStarting:
+                if time.monotonic() > until:
+                    raise
 
     def check(self) -> Sequence[Finding]:
         """Whether the API answers, what the account sees, and what to change."""
         try:
-            seen = self.snapshot()
+            seen = self.first_snapshot()
         except SourceError as exc:
-            return [Finding(level=FindingLevel.PROBLEM, text=str(exc))]
+            return [Finding(level=FindingLevel.PROBLEM, text=str(exc), remedy=exc.remedy)]
         text = f"{self._info.version}: {len(seen.executions)} running packages"
         findings = [Finding(level=FindingLevel.OK, text=text)]
-        if seen.visibility.scope is not Scope.ALL:
-            findings.append(
-                Finding(
-                    level=FindingLevel.WARNING,
-                    text="this account sees only the packages that it started itself",
-                    remedy="run the exporter as an administrator of this machine, elevated",
-                )
-            )
+        match seen.visibility.scope:
+            case Scope.ALL:
+                pass
+            case Scope.UNKNOWN:
+                text = "the helper does not say whose packages this account sees, so no end is ever certain"
+                findings.append(Finding(level=FindingLevel.WARNING, text=text))
+            case _:
+                text = "this account is no elevated administrator: it sees and stops only the packages that it started"
+                remedy = "run the exporter as an administrator of this machine, elevated (a service of Windows is)"
+                findings.append(Finding(level=FindingLevel.WARNING, text=text, remedy=remedy))
         return findings
 
     def close(self) -> None:
         """Ends the helper."""
-        if self._supervisor is not None:
-            self._supervisor.close()
+        self._supervisor.close()
 
     def _learn(self, rows: Sequence[Row], now: datetime) -> None:
         machine = self._info.server
@@ -184,8 +230,9 @@ class DtsSource(StoppableSource):
                 # Sent again (its name was empty, or the helper is new): when it began was decided at first sight.
                 began, uncertain = known.started_at, known.start_uncertain
             elif row.start_ticks is not None:
-                start = utc_start(row.start_ticks, seen_at=now, not_there_at=self._last_look)
-                began, uncertain = start.at, not start.certain
+                start = self._sights.start(row.instance, row.start_ticks, seen_at=now, is_utc=row.start_utc)
+                if start is not None:
+                    began, uncertain = start.at, not start.certain
             facts = ExecutionFacts(
                 key=ExecutionKey(self.name, row.instance),
                 package_name=(row.name or "").removesuffix(".dtsx"),
@@ -213,45 +260,61 @@ class DtsSource(StoppableSource):
 
     def _visibility(self) -> Visibility:
         """An elevated administrator sees every package, anyone else those they started (documented)."""
-        hello = self._supervised().hello
+        hello = self._supervisor.hello
         if hello is None or hello.elevated is None:
             return Visibility(Scope.UNKNOWN)
         if hello.elevated:
             return Visibility(Scope.ALL, "elevated administrator")
         return Visibility(Scope.OWN, "not an elevated administrator")
 
-    def _ask(self, do: Literal["list", "stop", "probe"], instance: str | None = None) -> bytes:
-        supervisor = self._supervised()
-        before = supervisor.hello
-        line = supervisor.ask(do, limit=self._settings.time_limit, server=self._server, instance=instance)
-        hello = supervisor.hello
-        if hello is not None and hello is not before:
+    def _ask(self, do: Literal["stop", "probe"], instance: str | None = None) -> Answer:
+        limit = self._settings.time_limit
+        answer = self._supervisor.ask(do, self._answer_decoder, limit=limit, server=self._server, instance=instance)
+        self._take_hello()
+        self._supervisor.trust()
+        return answer
+
+    def _take_hello(self) -> None:
+        hello = self._supervisor.hello
+        if hello is not None:
             version = hello.assembly.partition("Version=")[2].partition(",")[0]
-            self._info = SourceInfo(kind=self.kind, server=hello.machine, version=version)
-        return line
+            if (hello.machine, version) != (self._info.server, self._info.version):
+                self._info = SourceInfo(kind=self.kind, server=hello.machine, version=version)
 
-    def _answer(self, line: bytes) -> Answer:
-        try:
-            return self._answer_decoder.decode(line)
-        except (msgspec.DecodeError, msgspec.ValidationError) as exc:
-            raise self._supervised().broke_the_protocol(str(exc)) from exc
+    def _refused(self, trouble: Trouble | None) -> SourceError:
+        """The error for a call that failed in the managed API, which the helper told as it should."""
+        supervisor = self._supervisor
+        supervisor.trust()
+        release = supervisor.hello.release if supervisor.hello is not None else None
+        error = error_for(self.name, trouble or Trouble("unknown"), release=release)
+        if isinstance(error, SourceMissing | SourceUnreachable) and self._releases != self._wanted_releases():
+            log.info("source %s: other SSIS services run than when the helper was started; it is replaced", self.name)
+            supervisor.close()
+        return error
 
-    def _supervised(self) -> Supervisor:
-        if self._supervisor is None:
-            self._supervisor = Supervisor(
-                self.name, self._command(), environment=self._environment, patience=self._patience
-            )
-        return self._supervisor
+    def _wanted_releases(self) -> Sequence[int]:
+        if self._settings.release is not None:
+            return [self._settings.release]
+        return running_releases() or KNOWN_RELEASES
 
     def _command(self) -> list[str]:
         if self._settings.helper:
             command = list(self._settings.helper)
         else:
-            command = [sys.executable, "-m", "ssis_exporter.sources.dts.helper", "--runtime", self._settings.runtime]
-        if self._settings.release is not None:
-            releases: Sequence[int] = [self._settings.release]
-        else:
-            releases = running_releases() or KNOWN_RELEASES
-        for release in releases:
+            # -P: what lies in the folder that the exporter was started in is not imported instead of the real modules.
+            command = [interpreter(), "-P", "-X", "utf8", "-m", "ssis_exporter.sources.dts.helper"]
+            command += ["--runtime", self._settings.runtime]
+        self._releases = self._wanted_releases()
+        for release in self._releases:
             command += ["--release", str(release)]
         return [*command, "--public-key-token", self._settings.public_key_token]
+
+
+def interpreter() -> str:
+    """The Python to start the helper with. A service of Windows runs inside pythonservice.exe, which is none."""
+    here = Path(sys.executable)
+    if sys.platform == "win32" and here.stem.lower() != "python":
+        for folder in (here.parent, Path(sys.prefix), Path(sys.prefix) / "Scripts", Path(sys.base_prefix)):
+            if (folder / "python.exe").is_file():
+                return str(folder / "python.exe")
+    return sys.executable

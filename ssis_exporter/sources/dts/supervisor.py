@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import random
-import subprocess
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
 from ssis_exporter.errors import SourceBroken, SourceError, SourceMissing, SourceTimeout, SourceUnreachable
 from ssis_exporter.sources.dts.hresults import error_for
-from ssis_exporter.sources.dts.lifeline import Lifeline, start_options
-from ssis_exporter.sources.dts.protocol import PROTOCOL_VERSION, Failed, Hello, Request
+from ssis_exporter.sources.dts.process import HelperProcess
+from ssis_exporter.sources.dts.protocol import PROTOCOL_VERSION, Answer, Failed, Hello, ListAnswer, Request
 
 log = logging.getLogger(__name__)
 
-LONGEST_LINE = 64 * 1024 * 1024
-"""A listing of 100 000 packages is below half of it."""
+A = TypeVar("A", Answer, ListAnswer)
+
+
+class HelperStarting(SourceTimeout):
+    """The helper is not ready yet, and goes on starting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,72 +37,12 @@ class Patience:
     first_pause: timedelta = timedelta(seconds=1)
     longest_pause: timedelta = timedelta(seconds=60)
     life: timedelta = timedelta(days=1)
-    """A helper this old is replaced between two calls, so that what the CLR holds on to is let go."""
-
-
-class _Process:
-    """One started helper and its pipes."""
-
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None, lifeline: Lifeline) -> None:
-        self.popen = subprocess.Popen(  # noqa: S603 - our own interpreter, or the command of the configuration
-            [*command, "--parent", str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=None if environment is None else {**os.environ, **environment},
-            **start_options(),
-        )
-        lifeline.tie(self.popen)
-        self.lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self.last_words = ""
-        self._readers = [
-            threading.Thread(target=self._read_lines, name="dts-helper-out", daemon=True),
-            threading.Thread(target=self._read_words, name="dts-helper-err", daemon=True),
-        ]
-        for reader in self._readers:
-            reader.start()
-
-    def send(self, line: bytes) -> None:
-        """Writes one request; a helper that is gone is noticed at the answer."""
-        assert self.popen.stdin is not None
-        try:
-            self.popen.stdin.write(line)
-            self.popen.stdin.flush()
-        except OSError as exc:
-            log.debug("the helper does not take requests: %s", exc)
-
-    def end(self) -> int | None:
-        """Ends it, lets go of all that belonged to it; its exit status."""
-        self.popen.kill()
-        status = self.popen.wait()
-        for reader in self._readers:
-            reader.join()
-        for pipe in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
-            assert pipe is not None
-            try:
-                pipe.close()
-            except OSError as exc:  # what was not taken yet cannot be flushed any more
-                log.debug("the helper's pipe: %s", exc)
-        return status
-
-    def _read_lines(self) -> None:
-        assert self.popen.stdout is not None
-        while line := self.popen.stdout.readline(LONGEST_LINE):
-            self.lines.put(line)
-        self.lines.put(None)
-
-    def _read_words(self) -> None:
-        assert self.popen.stderr is not None
-        while line := self.popen.stderr.readline(4096):
-            text = line.decode("utf-8", "replace").strip()
-            if text:
-                self.last_words = text
-                log.debug("helper %d: %s", self.popen.pid, text)
+    """A helper this old is replaced before a listing, so that what the CLR holds on to is let go."""
 
 
 class Supervisor:
     """
-    The helper of one source; used by the source's worker thread alone (`close` may come from it, too).
+    The helper of one source; one thread at a time uses it.
 
     One request is in flight at a time. A helper that misses a limit, ends, or says what is no answer is ended and never
     asked again; the next one is started after a pause that doubles with each failure.
@@ -111,19 +51,19 @@ class Supervisor:
     def __init__(
         self,
         source: str,
-        command: Sequence[str],
+        command: Callable[[], Sequence[str]],
         *,
         environment: Mapping[str, str] | None = None,
         patience: Patience | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`command` is asked at each start: a release may have been installed since the last one."""
         self._source = source
-        self._command = tuple(command)
+        self._command = command
         self._environment = environment
         self._patience = patience if patience is not None else Patience()
         self._monotonic = monotonic
-        self._lifeline: Lifeline | None = None
-        self._process: _Process | None = None
+        self._process: HelperProcess | None = None
         self._started = 0.0
         self._failures = 0
         self._not_before = 0.0
@@ -133,25 +73,40 @@ class Supervisor:
         """What the helper that runs said of itself; None while none is ready."""
 
     def ask(
-        self, do: Literal["list", "stop", "probe"], *, limit: timedelta, server: str, instance: str | None = None
-    ) -> bytes:
+        self,
+        do: Literal["list", "stop", "probe"],
+        decoder: msgspec.json.Decoder[A],
+        *,
+        limit: timedelta,
+        server: str,
+        instance: str | None = None,
+    ) -> A:
         """
-        The line with which the helper answers; its `id` is still to be compared by `check_id`.
+        What the helper answers.
 
-        Raises `SourceError` after at most `limit`. A helper that is still starting then goes on starting.
+        Raises `SourceError` after at most `limit`; `HelperStarting` while it is certain that nothing was asked yet. The
+        caller says `trust` when the answer made sense.
         """
         deadline = self._monotonic() + limit.total_seconds()
-        process = self._ready(deadline)
+        process = self._ready(deadline, may_replace=do == "list")
+        if deadline - self._monotonic() < limit.total_seconds() / 2:
+            # What is left may be too short for a fair answer, and a helper that misses its limit is ended.
+            raise HelperStarting(f"{self._source}: the helper has only just started; the next look asks it")
         self._ids += 1
         request = Request(id=self._ids, do=do, server=server, instance=instance)
         process.send(msgspec.json.encode(request) + b"\n")
         line = self._next_line(process, deadline, f"no answer to {do!r} within {limit.total_seconds():g} s")
-        if not line.startswith(b'{"id":%d,' % self._ids):
-            raise self._failed(
-                SourceBroken(f"{self._source}: the helper said what is no answer to request {self._ids}")
-            )
+        try:
+            answer = decoder.decode(line)
+        except (msgspec.DecodeError, msgspec.ValidationError) as exc:
+            raise self.broke_the_protocol(str(exc)) from exc
+        if answer.id != self._ids or (answer.ok is None) == (answer.error is None):
+            raise self.broke_the_protocol(f"it is no answer to request {self._ids}")
+        return answer
+
+    def trust(self) -> None:
+        """The helper does what it should: failures of earlier ones are forgotten."""
         self._failures = 0
-        return line
 
     def broke_the_protocol(self, why: str) -> SourceError:
         """Ends the helper because its answer could not be understood; the error to raise."""
@@ -160,12 +115,10 @@ class Supervisor:
     def close(self) -> None:
         """Ends the helper. May be called twice; a later `ask` starts another."""
         self._end()
-        if self._lifeline is not None:
-            self._lifeline.close()
-            self._lifeline = None
 
-    def _ready(self, deadline: float) -> _Process:
-        if self.hello is not None and self._monotonic() - self._started > self._patience.life.total_seconds():
+    def _ready(self, deadline: float, *, may_replace: bool) -> HelperProcess:
+        age = self._monotonic() - self._started
+        if self.hello is not None and may_replace and age > self._patience.life.total_seconds():
             log.info("source %s: replacing the helper after %s", self._source, self._patience.life)
             self._end()
         process = self._process if self._process is not None else self._start()
@@ -173,30 +126,29 @@ class Supervisor:
             self.hello = self._greet(process, deadline)
         return process
 
-    def _start(self) -> _Process:
+    def _start(self) -> HelperProcess:
         wait = self._not_before - self._monotonic()
         if wait > 0 and self._last_error is not None:
             error = type(self._last_error)(f"{self._last_error}; the helper is tried again in {wait:.0f} s")
+            error.remedy = self._last_error.remedy
             raise error from self._last_error
-        if self._lifeline is None:
-            self._lifeline = Lifeline()
         try:
-            self._process = _Process(self._command, self._environment, self._lifeline)
-        except OSError as exc:
+            self._process = HelperProcess(self._command(), self._environment)
+        except (OSError, ValueError) as exc:
             raise self._failed(SourceMissing(f"{self._source}: the helper cannot be started: {exc}")) from exc
         self._started = self._monotonic()
         return self._process
 
-    def _greet(self, process: _Process, deadline: float) -> Hello:
+    def _greet(self, process: HelperProcess, deadline: float) -> Hello:
         limit = self._started + self._patience.start.total_seconds()
         if deadline < limit:
             try:
                 line = process.lines.get(timeout=max(deadline - self._monotonic(), 0))
             except queue.Empty:
                 waited = self._monotonic() - self._started
-                raise SourceTimeout(f"{self._source}: the helper is still starting, for {waited:.0f} s") from None
+                raise HelperStarting(f"{self._source}: the helper is still starting, for {waited:.0f} s") from None
             if line is None:
-                raise self._failed(self._ended(process))
+                raise self._ended(process)
         else:
             line = self._next_line(process, limit, f"the helper did not start within {self._patience.start}")
         try:
@@ -213,19 +165,20 @@ class Supervisor:
         log.info("source %s: helper %d holds %s", self._source, hello.pid, hello.assembly)
         return hello
 
-    def _next_line(self, process: _Process, deadline: float, too_late: str) -> bytes:
+    def _next_line(self, process: HelperProcess, deadline: float, too_late: str) -> bytes:
         try:
             line = process.lines.get(timeout=max(deadline - self._monotonic(), 0))
         except queue.Empty:
             raise self._failed(SourceTimeout(f"{self._source}: {too_late}; the helper was ended")) from None
         if line is None:
-            raise self._failed(self._ended(process))
+            raise self._ended(process)
         return line
 
-    def _ended(self, process: _Process) -> SourceError:
-        status = process.popen.wait()
+    def _ended(self, process: HelperProcess) -> SourceError:
+        process.wait_for_its_end()
+        status = self._end()
         words = f": {process.last_words}" if process.last_words else ""
-        return SourceUnreachable(f"{self._source}: the helper ended with status {status}{words}")
+        return self._failed(SourceUnreachable(f"{self._source}: the helper ended with status {status}{words}"))
 
     def _failed(self, error: SourceError) -> SourceError:
         self._end()
@@ -237,8 +190,7 @@ class Supervisor:
         self._last_error = error
         return error
 
-    def _end(self) -> None:
+    def _end(self) -> int | None:
         self.hello = None
-        if self._process is not None:
-            process, self._process = self._process, None
-            process.end()
+        process, self._process = self._process, None
+        return None if process is None else process.end()
