@@ -141,16 +141,10 @@ def default_source(name: str, kind: str, settings: SourceSettings | None = None)
 
 
 def _ssis_service_runs() -> bool:
-    """Whether a service named MsDtsServer* (one per release of SQL Server) is running on this Windows machine."""
-    import psutil  # noqa: PLC0415 - only here, and only on Windows
+    """Whether the SSIS service of a release that can be read is running on this Windows machine."""
+    from ssis_exporter.sources.dts.services import running_releases  # noqa: PLC0415 - only here, and only on Windows
 
-    try:
-        return any(
-            service.name().lower().startswith("msdtsserver") and service.status() == "running"
-            for service in psutil.win_service_iter()  # type: ignore[attr-defined,unused-ignore]
-        )
-    except (psutil.Error, OSError):
-        return False
+    return bool(running_releases())
 
 
 NAME_PATTERN = "[A-Za-z0-9_]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?"
