@@ -260,6 +260,7 @@ caption{text-align:left;color:var(--faint);padding-bottom:.25rem}
 th,td{text-align:left;vertical-align:top;padding:.3rem .6rem .3rem 0;border-bottom:1px solid var(--line)}
 td{min-width:5.5rem;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
 .bad{color:var(--bad);font-weight:600}.warn{color:var(--warn);font-weight:600}.faint{color:var(--faint)}
+@media(min-width:45.01rem){td[data-label=Package],td[data-label=User]{min-width:11.5rem}}
 @media(max-width:45rem){
 thead{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}
 table,tbody,tr,td,caption{display:block;width:100%}
