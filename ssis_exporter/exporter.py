@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -84,6 +85,7 @@ class Exporter:
         self._ended = HistoryMetrics(packages_per_source=config.limits.packages_per_source)
         self._scraper = self._new_scraper()
         self._reconciler = Reconciler()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._reloading = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
         self._reloads = ConfigReloads(registry, now=now)
@@ -110,6 +112,7 @@ class Exporter:
         Where `dtexec` is asked, `dts` is asked too: it owns runs that both see, also when only one is to be shown.
         """
         began = time.monotonic()
+        self._loop = asyncio.get_running_loop()
         readings = self._reconciler.reconcile(await self._scraper.read(budget, self._with_owners(names)))
         if self.history is not None:
             self.history.link(self._reconciler.links())
@@ -137,8 +140,22 @@ class Exporter:
         self._resume([kept.worker for kept in self._kept.values()])
 
     def _observe(self, seen: Snapshot) -> None:
+        """On the source's thread."""
         if self.history is not None:
             self.history.observe(seen)
+        loop = self._loop
+        if loop is not None:
+            # A source that hung until after the end has nobody to tell.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._note, seen)
+
+    def _note(self, seen: Snapshot) -> None:
+        """Right after each look: by the next scrape, a run that two sources saw may be gone from both."""
+        kept = self._kept.get(seen.source)
+        if kept is not None:
+            self._reconciler.note(kept.config.kind, seen)
+            if self.history is not None:
+                self.history.link(self._reconciler.links())
 
     def _resume(self, workers: Iterable[SourceWorker]) -> None:
         for worker in workers:
@@ -176,6 +193,7 @@ class Exporter:
             self._kept = kept
             self._resume(new)
             self._scraper = self._new_scraper()
+            self._reconciler.keep(self.source_names)
             self._ended.packages_per_source = config.limits.packages_per_source
             self.collector.configure(
                 executions_per_source=config.limits.executions_per_source,

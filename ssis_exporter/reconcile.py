@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from ssis_exporter.model import Execution, ExecutionKey, Reading, Snapshot
 
@@ -15,6 +15,9 @@ WITHIN = timedelta(minutes=5)
 
 ROUNDING = timedelta(seconds=1)
 """A COM date is rounded; a start this much too early is still "not before"."""
+
+EARLIER = timedelta(hours=1)
+"""How much earlier a run may have begun whose start is marked as uncertain: by the hour that comes twice in autumn."""
 
 LINGERS = 60.0
 """How many seconds a process may outlive the end of its package before it counts as a run of its own again."""
@@ -52,15 +55,31 @@ class Reconciler:
     """
     Takes runs that another source owns out of a scrape's readings.
 
-    Remembers who owns what for as long as the run lives, so that a source that is down for a while does not make its
-    runs appear elsewhere. Not thread-safe; belongs to the event loop.
+    Remembers who owns what for as long as the run lives, and the last look of each source, so that a source that is
+    down or late for a while does not make its runs appear elsewhere. Not thread-safe; belongs to the event loop.
     """
 
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._claims: dict[ExecutionKey, _Claim] = {}
         self._lapsed: list[tuple[ExecutionKey, ExecutionKey]] = []
+        self._looks: dict[str, tuple[str, Snapshot]] = {}
+        """Of each source its kind and what it saw last."""
+
+        self._doubtful: dict[str, set[ExecutionKey]] = {}
+        """By kind: runs that may be another kind's or not."""
+
         self._last: tuple[tuple[object, ...], list[Reading]] = ((), [])
+
+    def note(self, kind: str, seen: Snapshot) -> None:
+        """Takes in what a source saw, also when no scrape waited for it: a run may be gone by the next scrape."""
+        known = self._looks.get(seen.source)
+        if known is not None and known[1] is seen:
+            return
+        self._looks[seen.source] = (kind, seen)
+        for owner_kind, other_kind in OWNERS:
+            if kind in (owner_kind, other_kind):
+                self._relate(owner_kind, other_kind, seen.source)
 
     def reconcile(self, readings: Sequence[Reading]) -> list[Reading]:
         """The readings of this machine's sources, each run once where it could be told, the rest counted."""
@@ -68,17 +87,15 @@ class Reconciler:
         # Scrapes that shared a look share its answer too. Kept objects cannot have been replaced by others.
         if len(outcomes) == len(self._last[0]) and all(a is b for a, b in zip(outcomes, self._last[0], strict=True)):
             return [replace(reading, outcome=was.outcome) for reading, was in zip(readings, self._last[1], strict=True)]
-        result = list(readings)
-        for owner_kind, other_kind in OWNERS:
-            owners = [r for r in result if r.info.kind == owner_kind]
-            others = [index for index, r in enumerate(result) if r.info.kind == other_kind]
-            if owners and others:
-                self._reconcile_kinds(owners, others, result)
+        for reading in readings:
+            if isinstance(reading.outcome, Snapshot):
+                self.note(reading.info.kind, reading.outcome)
+        result = [self._without_others_runs(reading) for reading in readings]
         self._last = (outcomes, result)
         return result
 
     def links(self) -> Links:
-        """Who owns what after the last scrape, for those who count ends."""
+        """Who owns what after the last look, for those who count ends."""
         lapsed, self._lapsed = self._lapsed, []
         return Links(
             elsewhere=frozenset(self._claims),
@@ -87,49 +104,67 @@ class Reconciler:
             abandoned=frozenset(owner for _, owner in lapsed),
         )
 
-    def _reconcile_kinds(self, owners: Sequence[Reading], others: Sequence[int], result: list[Reading]) -> None:
-        owning = [
-            run for reading in owners if isinstance(reading.outcome, Snapshot) for run in reading.outcome.executions
-        ]
-        answered = {reading.source for reading in owners if isinstance(reading.outcome, Snapshot)}
-        snapshots = {index: seen for index in others if isinstance(seen := result[index].outcome, Snapshot)}
-        others_runs = [run for seen in snapshots.values() for run in seen.executions]
-        self._age_claims(
-            {run.key for run in owning}, answered, others_runs, {seen.source for seen in snapshots.values()}
-        )
-        doubtful = self._claim(owning, others_runs)
-        for index, seen in snapshots.items():
-            hidden = frozenset(run.key.instance_id for run in seen.executions if run.key in self._claims)
-            new = replace(
-                seen,
-                executions=tuple(run for run in seen.executions if run.key not in self._claims)
-                if hidden
-                else seen.executions,
-                shown_elsewhere=hidden,
-                ambiguous=sum(run.key in doubtful for run in seen.executions),
-            )
-            result[index] = replace(result[index], outcome=new)
+    def keep(self, sources: Collection[str]) -> None:
+        """Forgets what other sources than these saw and owned: they are not configured any more."""
+        self._looks = {name: look for name, look in self._looks.items() if name in sources}
+        for key, claim in list(self._claims.items()):
+            if key.source not in sources:
+                del self._claims[key]
+            elif claim.owner.source not in sources:
+                self._lapse(key)
+        self._last = ((), [])
 
-    def _age_claims(
-        self, owning: set[ExecutionKey], answered: set[str], others: Iterable[Execution], looked: set[str]
-    ) -> None:
+    def _without_others_runs(self, reading: Reading) -> Reading:
+        seen = reading.outcome
+        kinds = {kind for kind, _ in self._looks.values()}
+        owners = {owner for owner, other in OWNERS if other == reading.info.kind}
+        if not isinstance(seen, Snapshot) or not owners & kinds:
+            return reading
+        hidden = frozenset(run.key.instance_id for run in seen.executions if run.key in self._claims)
+        doubtful = self._doubtful.get(reading.info.kind, set())
+        new = replace(
+            seen,
+            executions=tuple(run for run in seen.executions if run.key not in self._claims)
+            if hidden
+            else seen.executions,
+            shown_elsewhere=hidden,
+            ambiguous=sum(run.key in doubtful for run in seen.executions),
+        )
+        return replace(reading, outcome=new)
+
+    def _relate(self, owner_kind: str, other_kind: str, looked: str) -> None:
+        owning, others = self._runs(owner_kind), self._runs(other_kind)
+        self._age_claims(other_kind, {run.key for run in owning}, {run.key for run in others}, looked)
+        # Only a catalog may be another machine's; the two others see the one that the exporter runs on.
+        fits = _catalog_candidates if owner_kind == "catalog" else _candidates
+        # One that began after the others were looked at last: its own process was not among them.
+        since = min((seen.taken_at for kind, seen in self._looks.values() if kind == other_kind), default=None)
+        owning = [run for run in owning if run.key not in self._claims and _began_by(run, since)]
+        self._doubtful[other_kind] = self._claim(owning, others, fits)
+
+    def _runs(self, kind: str) -> list[Execution]:
+        return [run for its_kind, seen in self._looks.values() if its_kind == kind for run in seen.executions]
+
+    def _age_claims(self, other_kind: str, owning: set[ExecutionKey], others: set[ExecutionKey], looked: str) -> None:
         """Forgets claims on runs that ended, and on those whose owner ended long ago while they live on."""
-        alive = {run.key for run in others}
         now = self._monotonic()
         for key, claim in list(self._claims.items()):
-            if key.source not in looked:
+            if self._looks[key.source][0] != other_kind:
                 continue
-            if key not in alive:
+            if key.source == looked and key not in others:
                 del self._claims[key]
-            elif claim.owner in owning or claim.owner.source not in answered:
+            elif claim.owner.source == looked and claim.owner in owning:
                 claim.owner_gone_since = None
-            elif claim.owner_gone_since is None:
-                claim.owner_gone_since = now
-            elif now - claim.owner_gone_since > LINGERS:
-                del self._claims[key]
-                self._lapsed.append((key, claim.owner))
+            elif claim.owner.source == looked:
+                if claim.owner_gone_since is None:
+                    claim.owner_gone_since = now
+                elif now - claim.owner_gone_since > LINGERS:
+                    self._lapse(key)
 
-    def _claim(self, owning: Sequence[Execution], others: Sequence[Execution]) -> set[ExecutionKey]:
+    def _lapse(self, key: ExecutionKey) -> None:
+        self._lapsed.append((key, self._claims.pop(key).owner))
+
+    def _claim(self, owning: Sequence[Execution], others: Sequence[Execution], fits: _Fits) -> set[ExecutionKey]:
         """Claims what can be told; the keys of the others' runs that stay in doubt."""
         owners_that_have_one = {claim.owner for claim in self._claims.values()}
         free: dict[str, list[Execution]] = defaultdict(list)
@@ -138,35 +173,89 @@ class Reconciler:
                 free[other.facts.package_name.casefold()].append(other)
         open_owners = [run for run in owning if run.key not in owners_that_have_one]
         while True:
-            candidates = {run.key: _candidates(run, free[run.facts.package_name.casefold()]) for run in open_owners}
+            candidates = {run.key: fits(run, free[run.facts.package_name.casefold()]) for run in open_owners}
             # Two owners with one and the same candidate: nobody can say whose it is.
-            only = Counter(found[0].key for found in candidates.values() if len(found) == 1)
+            only = Counter(found[0].other.key for found in candidates.values() if len(found) == 1)
             certain = {
-                owner: found[0]
+                owner: found[0].other
                 for owner, found in candidates.items()
-                if len(found) == 1 and only[found[0].key] == 1 and found[0].facts.user_name
+                if len(found) == 1 and only[found[0].other.key] == 1 and found[0].is_proven
             }
             if not certain:
-                return {other.key for found in candidates.values() for other in found}
+                return {candidate.other.key for found in candidates.values() for candidate in found}
             for owner, other in certain.items():
                 self._claims[other.key] = _Claim(owner)
                 free[other.facts.package_name.casefold()].remove(other)
             open_owners = [run for run in open_owners if run.key not in certain]
 
 
-def _candidates(owner: Execution, others: Iterable[Execution]) -> list[Execution]:
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A run that may be the owner's."""
+
+    other: Execution
+    is_proven: bool
+    """Whether what must be equal is known on both sides."""
+
+
+_Fits = Callable[[Execution, Iterable[Execution]], list[_Candidate]]
+
+
+def _began_by(run: Execution, moment: datetime | None) -> bool:
+    began = run.facts.started_at
+    return began is not None and moment is not None and began <= moment
+
+
+def _candidates(owner: Execution, others: Iterable[Execution]) -> list[_Candidate]:
     """The runs that may be the owner's: same user as far as both tell, started not after it and not long before."""
     began = owner.facts.started_at
     if began is None:
         return []
-    return [
-        other
-        for other in others
-        if other.facts.started_at is not None
-        and -ROUNDING <= began - other.facts.started_at <= WITHIN
-        and _same_user(owner.facts.user_name, other.facts.user_name)
-    ]
+    within = WITHIN + EARLIER if owner.facts.start_uncertain else WITHIN
+    found = []
+    for other in others:
+        if other.facts.started_at is None:
+            continue
+        later_end = ROUNDING + EARLIER if other.facts.start_uncertain else ROUNDING
+        if not -later_end <= began - other.facts.started_at <= within:
+            continue
+        same = _same_user(owner.facts.user_name, other.facts.user_name)
+        if same is not False:
+            found.append(_Candidate(other, is_proven=same is True))
+    return found
 
 
-def _same_user(one: str, other: str) -> bool:
-    return not one or not other or one.casefold() == other.casefold()
+def _catalog_candidates(owner: Execution, others: Iterable[Execution]) -> list[_Candidate]:
+    """As `_candidates`, and on the same machine as far as both tell."""
+    found = []
+    for candidate in _candidates(owner, others):
+        same = _same_machine(owner.facts.machine, candidate.other.facts.machine)
+        if same is not False:
+            found.append(_Candidate(candidate.other, is_proven=candidate.is_proven and same is True))
+    return found
+
+
+def _same_user(one: str, other: str) -> bool | None:
+    """Whether two names are one account's; None where they do not tell: `etl`, `CORP\\etl`, `etl@corp.example`."""
+    if not one or not other:
+        return None
+    if one.casefold() == other.casefold():
+        return True
+    (domain, account), (other_domain, other_account) = _account(one), _account(other)
+    if account != other_account or ("\\" in one and "\\" in other and domain != other_domain):
+        return False
+    return None
+
+
+def _account(name: str) -> tuple[str, str]:
+    domain, slash, account = name.casefold().rpartition("\\")
+    if not slash:
+        account, _, domain = account.partition("@")
+    return domain, account
+
+
+def _same_machine(one: str, other: str) -> bool | None:
+    """Whether two names are one machine's, by their first part as NetBIOS cuts it; None where one is not known."""
+    if not one or not other:
+        return None
+    return one.casefold().partition(".")[0][:15] == other.casefold().partition(".")[0][:15]

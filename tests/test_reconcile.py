@@ -34,20 +34,33 @@ class Clock:
         return self.now
 
 
-def run(source: str, instance: str, at: float, *, name: str = "Load", user: str = "CORP\\etl") -> Execution:
+def run(
+    source: str,
+    instance: str,
+    at: float,
+    *,
+    name: str = "Load",
+    user: str = "CORP\\etl",
+    machine: str = "",
+    uncertain: bool = False,
+) -> Execution:
     """A run that began `at` seconds after T0."""
     facts = ExecutionFacts(
         key=ExecutionKey(source, instance),
         package_name=name,
         user_name=user,
         started_at=T0 + timedelta(seconds=at),
+        start_uncertain=uncertain,
+        machine=machine,
     )
     return Execution(facts=facts, status=ExecutionStatus.RUNNING)
 
 
-def reading(source: str, *runs: Execution) -> Reading:
-    """What a source of the kind that it is named after saw."""
-    seen = Snapshot(source=source, taken_at=T0, visibility=Visibility(Scope.ALL), executions=runs)
+def reading(source: str, *runs: Execution, at: float = 5000) -> Reading:
+    """What a source of the kind that it is named after saw `at` seconds after T0."""
+    seen = Snapshot(
+        source=source, taken_at=T0 + timedelta(seconds=at), visibility=Visibility(Scope.ALL), executions=runs
+    )
     return Reading(source=source, info=SourceInfo(kind=source), outcome=seen, took=timedelta())
 
 
@@ -181,13 +194,74 @@ def test_an_unknown_user_is_no_proof(reconciler: Reconciler) -> None:
     assert 1 == doubtful(result)
 
 
-def test_a_catalog_run_that_dts_lists_is_the_catalogs(reconciler: Reconciler) -> None:
+@pytest.mark.parametrize(
+    ("machine", "shown_by_dts", "in_doubt"),
+    [("SQL01", set(), 0), ("sql01.corp.example", set(), 0), ("sql02", {"a"}, 0), ("", {"a"}, 1)],
+)
+def test_a_catalog_run_that_dts_lists_is_the_catalogs(
+    reconciler: Reconciler, machine: str, shown_by_dts: set[str], in_doubt: int
+) -> None:
     """
-    Should the API list what the catalog runs, the catalog owns it.
+    Should the API list what the catalog runs on this machine, the catalog owns it; another machine's run is another.
     """
-    result = reconciler.reconcile([reading("catalog", run("catalog", "7", 0)), reading("dts", run("dts", "a", 1))])
+    result = reconciler.reconcile(
+        [
+            reading("catalog", run("catalog", "7", 0, machine=machine)),
+            reading("dts", run("dts", "a", 1, machine="SQL01")),
+        ]
+    )
 
-    assert {"catalog": {"7"}, "dts": set()} == shown(result)
+    assert {"catalog": {"7"}, "dts": shown_by_dts} == shown(result)
+    assert in_doubt == doubtful(result)
+
+
+@pytest.mark.parametrize("user", ["", "etl", "etl@corp.example", "ETL"])
+def test_an_account_in_another_spelling_is_no_proof(reconciler: Reconciler, user: str) -> None:
+    """
+    Where the spelling of an account leaves open whether it is the same, the run stays in both and is counted.
+    """
+    result = reconciler.reconcile(
+        [reading("dts", run("dts", "a", 1)), reading("dtexec", run("dtexec", "1-1", 0, user=user))]
+    )
+
+    assert {"dts": {"a"}, "dtexec": {"1-1"}} == shown(result)
+    assert 1 == doubtful(result)
+
+
+def test_an_uncertain_start_finds_its_process(reconciler: Reconciler) -> None:
+    """
+    A run whose start may be an hour earlier than shown is still its process's run.
+    """
+    owner = run("dts", "a", 3601, uncertain=True)
+    result = reconciler.reconcile([reading("dts", owner), reading("dtexec", run("dtexec", "1-1", 0))])
+
+    assert {"dts": {"a"}, "dtexec": set()} == shown(result)
+
+
+def test_a_look_that_came_too_late_for_its_scrape_counts(reconciler: Reconciler) -> None:
+    """
+    A run that `dts` told too late for one scrape, and that was gone by the next, is known to be the process's run.
+    """
+    process = run("dtexec", "1-1", 0)
+    reconciler.reconcile([down("dts"), reading("dtexec", process)])
+    late = reading("dts", run("dts", "a", 1)).outcome
+    assert isinstance(late, Snapshot)
+    reconciler.note("dts", late)
+
+    assert frozenset({process.key}) == reconciler.links().elsewhere
+
+
+def test_a_source_that_is_taken_out_owns_nothing(reconciler: Reconciler) -> None:
+    """
+    When the owner's source is no longer configured, its runs are those of the source that still sees them.
+    """
+    readings = [reading("dts", run("dts", "a", 1)), reading("dtexec", run("dtexec", "1-1", 0))]
+    reconciler.reconcile(readings)
+    reconciler.keep({"dtexec"})
+    result = reconciler.reconcile(readings[1:])
+
+    assert {"dtexec": {"1-1"}} == shown(result)
+    assert frozenset({readings[1].outcome.executions[0].key}) == reconciler.links().returned  # type: ignore[union-attr]
 
 
 def test_scrapes_that_shared_a_look_share_the_answer(reconciler: Reconciler) -> None:
@@ -222,7 +296,7 @@ def test_no_run_counts_twice_without_being_counted_as_ambiguous(seed: int) -> No
         ]
         is_down = rng.random() < 0.2
         result = reconciler.reconcile(
-            [down("dts") if is_down else reading("dts", *in_api), reading("dtexec", *processes)]
+            [down("dts") if is_down else reading("dts", *in_api, at=now), reading("dtexec", *processes, at=now)]
         )
         seen = shown(result)
         if not is_down:
