@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from ssis_exporter.errors import SourceBroken, SourceError, SourceUnreachable, SsisExporterError
 from ssis_exporter.model import Snapshot, SourceInfo
+from ssis_exporter.sources.answer import AnswerCheck, bearable, info_of, told
 from ssis_exporter.sources.interface import Source
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class SourceWorker:
     ) -> None:
         """`observe` is told every snapshot, on the worker's thread, also those that nobody waits for any more."""
         self.source = source
+        self._check = AnswerCheck(source.name)
         self._observe = observe
         self._monotonic = monotonic
         self._lock = threading.Lock()
@@ -66,6 +68,7 @@ class SourceWorker:
         self._running_since = 0.0
         self._closed = False
         self._thread: threading.Thread | None = None
+        self._told_failure = ""
 
     @property
     def name(self) -> str:
@@ -74,8 +77,8 @@ class SourceWorker:
 
     @property
     def info(self) -> SourceInfo:
-        """What the source is."""
-        return self.source.info
+        """What the source is, as far as it says it."""
+        return info_of(self.source)
 
     def busy_for(self) -> timedelta:
         """How long the call that runs has been running; zero when none runs."""
@@ -153,9 +156,12 @@ class SourceWorker:
         began = self._monotonic()
         outcome: Snapshot | SourceError
         try:
-            outcome = self.source.snapshot()
+            outcome = self._check.take(self.source.snapshot())
             self._observe(outcome)
+            self._told_failure = ""
         except SourceError as exc:
+            # One that cannot say what it is fails here, as anything that nobody foresaw.
+            str(exc)
             outcome = exc
         return Look(outcome, timedelta(seconds=self._monotonic() - began))
 
@@ -189,11 +195,14 @@ class SourceWorker:
 
     def _answer_failed(self, call: _Call, exc: BaseException) -> None:
         if not call.is_look:
-            call.answer.set_exception(exc)
+            call.answer.set_exception(bearable(exc, self.name))
             return
-        if not isinstance(exc, SsisExporterError):
-            log.error("source %s failed in a way nobody foresaw: %s: %s", self.name, type(exc).__name__, exc)
-            log.debug("source %s: where it failed", self.name, exc_info=exc)
-        error = SourceBroken(f"{self.name}: {type(exc).__name__}: {exc}")
+        said = told(exc)
+        if not isinstance(exc, SsisExporterError) and said != self._told_failure:
+            # Once, not at every scrape: a source that is broken stays so for days.
+            self._told_failure = said
+            log.error("source %s failed in a way nobody foresaw: %s", self.name, said)
+        log.debug("source %s: where it failed", self.name, exc_info=exc)
+        error = SourceBroken(f"{self.name}: {said}")
         error.__cause__ = exc
         call.answer.set_result(Look(error, timedelta(seconds=self._monotonic() - self._running_since)))
