@@ -16,8 +16,9 @@ from ssis_exporter.model import (
     Visibility,
 )
 
-REMEMBERED_ENDS = 10_000
-"""Ends per source that are remembered, so that one told again counts once."""
+REMEMBERED_ENDS = 4_000
+"""Ends per source that are remembered, so that one told again counts once: after a restart a catalog tells those of its
+newest thousand runs again, and all since the bookmark that was written last."""
 
 
 @dataclass(slots=True)
