@@ -14,7 +14,8 @@ from tests.asking import DASHBOARDS, EVERYTHING, ask_all, load, values_of
 from tests.day import write_day
 from tests.stack import Prometheus
 
-pytestmark = pytest.mark.real
+# The whole day takes minutes to write and load.
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
 
 FULL = os.environ.get("SSIS_EXPORTER_FULL") == "1"
 HOURS, PACKAGES = (24.0, 200) if FULL else (3.0, 40)
@@ -49,7 +50,6 @@ def test_variables_offer_something(prometheus: Prometheus, path: Path) -> None:
             assert values_of(prometheus, each["definition"], EVERYTHING, at=END.timestamp()), each["name"]
 
 
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("hours", [HOURS, 1.0], ids=["all", "an_hour"])
 def test_no_query_fails_or_is_empty(prometheus: Prometheus, hours: float) -> None:
     """
