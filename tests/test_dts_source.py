@@ -12,9 +12,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -22,6 +25,7 @@ import pytest
 
 from ssis_exporter.errors import (
     ConfigError,
+    IdentityUnknown,
     NoSuchExecution,
     SourceAccessDenied,
     SourceBroken,
@@ -32,8 +36,9 @@ from ssis_exporter.errors import (
     StopDenied,
     StopUnsupported,
 )
-from ssis_exporter.model import ExecutionStatus, FindingLevel, Scope, Snapshot, StopReply
+from ssis_exporter.model import ExecutionKey, ExecutionStatus, FindingLevel, Scope, Snapshot, StopReply
 from ssis_exporter.sources.dts import DtsSource
+from ssis_exporter.sources.dts.source import NO_IDENTITY
 from ssis_exporter.sources.dts.supervisor import HelperStarting, Patience
 from ssis_exporter.sources.interface import Source
 from ssis_exporter.testing import SourceContract
@@ -154,6 +159,49 @@ def test_null_and_empty_properties_are_ordinary(estate: Estate, source: DtsSourc
     assert ("", "", "") == (first.facts.package_name, first.facts.description, first.facts.user_name)
     assert "Load" == second.facts.package_name
     assert first.facts.started_at == second.facts.started_at
+
+
+def test_a_start_whose_kind_is_utc(estate: Estate, source: DtsSource) -> None:
+    """
+    Should the API say of a start that it is in UTC, it is taken by its word.
+    """
+    began = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=7)
+    estate.add(Package("Load", start_ticks=ticks(began.replace(tzinfo=None))))
+    estate.faults("ExecutionStartTime utc")
+    [run] = source.snapshot().executions
+
+    assert (began, False) == (run.facts.started_at, run.facts.start_uncertain)
+
+
+def test_runs_without_an_instance_id_are_shown_and_never_stopped(estate: Estate, source: DtsSource) -> None:
+    """
+    Runs to which the API gives no InstanceID, or one that it gives twice, are shown once, and nothing is asked.
+    """
+    nobody = [estate.add(Package("Load", instance=NO_IDENTITY), with_process=True) for _ in range(2)]
+    double = [estate.add(Package("Load", instance="6f0e0000-0000-0000-0000-000000000001")) for _ in range(2)]
+    seen = {run.key.instance_id: run for run in source.snapshot().executions}
+    with pytest.raises(IdentityUnknown, match="no InstanceID"):
+        source.request_stop(seen[nobody[0].instance])
+    with pytest.raises(IdentityUnknown, match="2 packages run under"):
+        source.request_stop(seen[double[0].instance])
+
+    assert {nobody[0].instance, double[0].instance} == seen.keys()
+    assert [] == estate.stops()
+
+
+def test_a_run_that_no_look_showed_is_not_asked(estate: Estate, source: DtsSource) -> None:
+    """
+    A forged run, and one that is not what the last look showed, are no such execution.
+    """
+    estate.add(Package("Load"))
+    [run] = source.snapshot().executions
+    forged = replace(run, facts=replace(run.facts, package_name="Payroll"))
+    other = replace(run, facts=replace(run.facts, key=ExecutionKey("local", str(uuid.uuid4()))))
+    for wrong in (forged, other):
+        with pytest.raises(NoSuchExecution):
+            source.request_stop(wrong)
+
+    assert [] == estate.stops()
 
 
 def test_stop_ends_the_process_behind_one_instance_only(estate: Estate, source: DtsSource) -> None:
@@ -378,6 +426,65 @@ def test_release_that_is_missing(estate: Estate, children: Callable[[], list[psu
 
         assert ("16.0.0.0", "15.0.0.0") == (newest.info.version, older.info.version)
         assert 2 == len(children())
+
+
+def test_a_helper_outlives_the_thread_that_asked_first(
+    estate: Estate, source: DtsSource, children: Callable[[], list[psutil.Process]]
+) -> None:
+    """
+    The kernel ties a helper to the thread that started it: that is none of those that ask.
+    """
+    estate.add(Package("Load"))
+    first = threading.Thread(target=source.snapshot)
+    first.start()
+    first.join()
+    [helper] = children()
+
+    assert 1 == len(source.snapshot().executions)
+    assert [helper] == children()
+
+
+def test_what_a_helper_started_ends_with_it(tmp_path: Path, gac: Gac) -> None:
+    """
+    A helper that started a program which holds its output is ended with that program, and in time.
+    """
+    mark = uuid.uuid4().hex
+    script = f"""
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", {mark!r}])
+{HELLO}
+"""
+    source = DtsSource("local", settings(gac, helper=fake_helper(tmp_path, script)), patience=QUICK)
+    with pytest.raises(SourceError):
+        until_not_starting(source)
+    source.close()
+    left = [process for process in psutil.process_iter(["cmdline"]) if mark in (process.info["cmdline"] or [])]
+    _, alive = psutil.wait_procs(left, timeout=30)
+
+    assert [] == alive
+
+
+def test_a_helper_that_talks_without_end_is_read_no_further(tmp_path: Path, gac: Gac) -> None:
+    """
+    What nobody asked for does not pile up in the exporter.
+    """
+    script = f"{HELLO}; import itertools; [print('x' * 65536, flush=True) for _ in itertools.count()]"
+    source = DtsSource("local", settings(gac, helper=fake_helper(tmp_path, script)), patience=QUICK)
+    with pytest.raises(SourceBroken, match="understood"):
+        until_not_starting(source)
+    source.close()
+
+
+def test_an_answer_may_be_spaced_as_its_writer_likes(tmp_path: Path, gac: Gac) -> None:
+    """
+    Another helper's JSON may hold spaces and keys in any order.
+    """
+    said = '{"ok": {"rows": [], "running": []}, "id": 1}'
+    script = f"{HELLO}; print({said!r}, flush=True); sys.stdin.readline()"
+    source = DtsSource("local", settings(gac, helper=fake_helper(tmp_path, script)), patience=QUICK)
+
+    assert () == until_answered(source).executions
+    source.close()
 
 
 def test_no_helper_survives_the_exporter(estate: Estate, tmp_path: Path) -> None:

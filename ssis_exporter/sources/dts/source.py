@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -90,9 +90,11 @@ class DtsSource(StoppableSource):
         *,
         patience: Patience | None = None,
         environment: Mapping[str, str] | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         super().__init__(name)
         self._settings = settings
+        self._now = now
         self._patience = patience if patience is not None else Patience()
         self._server = checked_server(name, settings.server)
         self._releases: Sequence[int] = ()
@@ -130,7 +132,7 @@ class DtsSource(StoppableSource):
         self._take_hello()
         if answer.ok is None:
             raise self._refused(answer.error)
-        now = datetime.now(UTC)
+        now = self._now()
         visibility = self._visibility()
         self._sights.look(visibility)
         self._learn(answer.ok.rows, now)
@@ -175,7 +177,7 @@ class DtsSource(StoppableSource):
             raise error
         if not (answer.ok or {}).get("found"):
             raise NoSuchExecution(f"{self.name}: no package runs under {instance}")
-        self._stopping[instance] = datetime.now(UTC)
+        self._stopping[instance] = self._now()
         return StopReply.ACCEPTED
 
     def probe(self) -> dict[str, Any]:

@@ -8,8 +8,9 @@
 //   packages.tsv   a line a package: instance id, package id, name, description, user, start ticks, duration, pid
 //                  (pid 0: no process behind it; otherwise it runs while /proc/PID is there and is no zombie)
 //   faults.txt     a line a fault: MEMBER ACTION [ARGUMENT]
-//                  MEMBER: ctor list enumerate count stop, or the name of a property
-//                  ACTION: delay SECONDS | null | throw HRESULT | dtsthrow HRESULT | denied | notfound | crash | junk
+//                  MEMBER: ctor list enumerate count stop stopped, or the name of a property
+//                  (stop is before the request went out, stopped after it)
+//                  ACTION: utc (of a time) | delay SECONDS | null | throw HRESULT | dtsthrow HRESULT | denied | notfound | crash | junk
 //   stops.log      each Stop writes the instance id here
 using System;
 using System.Collections;
@@ -79,7 +80,12 @@ namespace Microsoft.SqlServer.Dts.Runtime
         public string UserName { get { return Estate.Fault("UserName") ? null : row[4]; } }
         public DateTime ExecutionStartTime
         {
-            get { Estate.Fault("ExecutionStartTime"); return new DateTime(long.Parse(row[5], CultureInfo.InvariantCulture)); }
+            get
+            {
+                Estate.Fault("ExecutionStartTime");
+                DateTimeKind kind = Estate.Asks("ExecutionStartTime utc") ? DateTimeKind.Utc : DateTimeKind.Unspecified;
+                return new DateTime(long.Parse(row[5], CultureInfo.InvariantCulture), kind);
+            }
         }
         public int ExecutionDuration
         {
@@ -90,6 +96,7 @@ namespace Microsoft.SqlServer.Dts.Runtime
         {
             Estate.Fault("stop");
             Estate.Stop(row[0], int.Parse(row[7], CultureInfo.InvariantCulture));
+            Estate.Fault("stopped");
         }
     }
 
@@ -154,6 +161,8 @@ namespace Microsoft.SqlServer.Dts.Runtime
 
         private static string[] faults = new string[0];
 
+        internal static bool Asks(string line) { return Array.IndexOf(faults, line) >= 0; }
+
         // Does what faults.txt asks of this member; true where its value is to be null.
         internal static bool Fault(string member)
         {
@@ -170,6 +179,7 @@ namespace Microsoft.SqlServer.Dts.Runtime
                 switch (words[1])
                 {
                     case "delay": Thread.Sleep((int)(1000 * double.Parse(words[2], CultureInfo.InvariantCulture))); break;
+                    case "utc": break;
                     case "null": isNull = true; break;
                     case "throw": throw new COMException("a COM error of the test", Code(words[2]));
                     case "dtsthrow": throw new DtsRuntimeException("an SSIS error of the test", Code(words[2]));

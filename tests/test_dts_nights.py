@@ -1,0 +1,158 @@
+"""Nights on which clocks change, in four zones, through the real helper, with restarts of the exporter in between."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from ssis_exporter.model import Execution, Snapshot
+from ssis_exporter.sources.dts import DtsSource
+from tests.dts.assemblies import Gac, build
+from tests.dts.estate import QUICK, Estate, Package, settings, ticks
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone of a process can only be set on POSIX"),
+]
+
+FULL = os.environ.get("SSIS_EXPORTER_FULL") == "1"
+
+NIGHTS = [
+    ("Europe/Berlin", datetime(2026, 10, 25, 1, 0, tzinfo=UTC)),
+    ("Europe/Berlin", datetime(2026, 3, 29, 1, 0, tzinfo=UTC)),
+    ("America/New_York", datetime(2026, 11, 1, 6, 0, tzinfo=UTC)),
+    ("America/New_York", datetime(2026, 3, 8, 7, 0, tzinfo=UTC)),
+    ("Australia/Lord_Howe", datetime(2026, 4, 4, 15, 0, tzinfo=UTC)),
+    ("Australia/Lord_Howe", datetime(2026, 10, 3, 15, 30, tzinfo=UTC)),
+    ("Asia/Kolkata", datetime(2026, 10, 25, 1, 0, tzinfo=UTC)),
+]
+"""Zone, and the moment of the change (autumn, spring; the last has none)."""
+
+STEP = timedelta(minutes=1 if FULL else 4)
+ROUNDED = timedelta(seconds=1)
+
+
+@pytest.fixture(scope="module")
+def gac(tmp_path_factory: pytest.TempPathFactory) -> Gac:
+    """The contract as 16.0.0.0."""
+    return build(tmp_path_factory.mktemp("assemblies"), (16,))
+
+
+@contextmanager
+def living_in(zone: str) -> Iterator[ZoneInfo]:
+    """This process, and the helpers that it starts, live in the zone."""
+    before = os.environ.get("TZ")
+    os.environ["TZ"] = zone
+    time.tzset()
+    try:
+        yield ZoneInfo(zone)
+    finally:
+        if before is None:
+            del os.environ["TZ"]
+        else:
+            os.environ["TZ"] = before
+        time.tzset()
+
+
+def offset(zone: ZoneInfo, moment: datetime) -> timedelta:
+    """How far the zone's clocks are from UTC."""
+    found = moment.astimezone(zone).utcoffset()
+    assert found is not None
+    return found
+
+
+class Night:
+    """Runs that begin around a change of clocks, and an exporter that looks every few minutes."""
+
+    def __init__(self, estate: Estate, zone: ZoneInfo, change: datetime, seed: str) -> None:
+        rng = random.Random(seed)
+        self.estate = estate
+        self.now = change - timedelta(hours=2)
+        self.until = change + timedelta(hours=3)
+        self.began: dict[str, datetime] = {}
+        self._to_come: list[tuple[datetime, Package]] = []
+        for _ in range(60):
+            began = self.now + timedelta(seconds=rng.randrange(-1800, 5 * 3600))
+            # COM dates are rounded; half a second either way.
+            told = began + timedelta(milliseconds=rng.randrange(-500, 500))
+            package = Package("Load", start_ticks=ticks(told.astimezone(zone).replace(tzinfo=None)))
+            self.began[package.instance] = began
+            self._to_come.append((began, package))
+        self._to_come.sort(key=lambda pair: pair[0])
+        self.source = self.start()
+        self.last: Snapshot | None = None
+        self.decided: dict[str, Execution] = {}
+
+    def start(self) -> DtsSource:
+        """The exporter starts."""
+        return DtsSource(
+            "local",
+            settings(self.estate.gac, time_limit=timedelta(seconds=30)),
+            patience=QUICK,
+            environment={**self.estate.environment(), "TZ": os.environ["TZ"]},
+            now=lambda: self.now,
+        )
+
+    def restart(self, *, with_history: bool) -> None:
+        """The exporter ends and starts again; what it kept on disk is what a history keeps."""
+        self.source.close()
+        self.source = self.start()
+        if with_history and self.last is not None:
+            self.source.resume(self.last.bookmark, [run.key.instance_id for run in self.last.executions])
+        elif not with_history:
+            self.decided.clear()
+
+    def look(self) -> list[Execution]:
+        """Time passes, and the exporter looks."""
+        self.now += STEP
+        while self._to_come and self._to_come[0][0] <= self.now:
+            self.estate.packages.append(self._to_come.pop(0)[1])
+        self.estate.write()
+        self.last = self.source.snapshot()
+        return list(self.last.executions)
+
+
+@pytest.mark.parametrize("with_history", [True, False], ids=["history", "no history"])
+@pytest.mark.parametrize(("zone", "change"), NIGHTS, ids=lambda value: str(value)[:20].replace("/", "-"))
+def test_a_night(gac: Gac, tmp_path: Path, zone: str, change: datetime, with_history: bool) -> None:
+    """
+    A duration is never negative and never longer than the truth; it is right, or marked where nothing could decide:
+    for runs that no look saw beginning. What was decided once stands, also after a restart with a history.
+    """
+    with living_in(zone) as its_zone:
+        night = Night(Estate(tmp_path, gac), its_zone, change, f"{zone} {change}")
+        unwatched = {instance for instance, began in night.began.items() if began <= night.now + STEP}
+        restarts = {timedelta(minutes=minutes) for minutes in ((100, 140, 172, 200) if FULL else (140,))}
+        began_at = night.now
+        marked = set()
+        try:
+            while night.now < night.until:
+                if night.now - began_at in restarts:
+                    night.restart(with_history=with_history)
+                    if not with_history:
+                        unwatched |= {package.instance for package in night.estate.packages}
+                    unwatched |= {i for i, began in night.began.items() if night.now <= began <= night.now + STEP}
+                for run in night.look():
+                    instance = run.key.instance_id
+                    true_age = night.now - night.began[instance]
+                    assert timedelta() <= run.duration <= true_age + ROUNDED
+                    if not run.facts.start_uncertain:
+                        assert abs(run.duration - true_age) <= ROUNDED
+                    else:
+                        assert instance in unwatched
+                        marked.add(instance)
+                        assert true_age - run.duration <= timedelta(hours=1) + ROUNDED
+                    assert night.decided.setdefault(instance, run).facts.started_at == run.facts.started_at
+        finally:
+            night.source.close()
+    comes_twice = offset(its_zone, change - STEP) > offset(its_zone, change + STEP)
+
+    assert with_history or bool(marked) == comes_twice
