@@ -133,6 +133,7 @@ class DemoSource(RecordingSource, StoppableSource):
             executions=executions,
             ended=ended,
             records_ends=True,
+            bookmark=str(self._first_id),
             host_processes=self._host_processes(runs, estate.now),
             ambiguous=0,
             hosts_without_row=0,
