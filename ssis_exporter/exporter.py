@@ -83,7 +83,7 @@ class Exporter:
         self._load = load
         self._kept = _make(config.sources, {}, self._observe)
         self._ended = HistoryMetrics(packages_per_source=config.limits.packages_per_source)
-        self._scraper = self._new_scraper()
+        self._scraper = Scraper(self._workers())
         self._reconciler = Reconciler()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reloading = asyncio.Lock()
@@ -192,7 +192,7 @@ class Exporter:
             new = [entry.worker for name, entry in kept.items() if self._kept.get(name) != entry]
             self._kept = kept
             self._resume(new)
-            self._scraper = self._new_scraper()
+            self._scraper.use(self._workers())
             self._reconciler.keep(self.source_names)
             self._ended.packages_per_source = config.limits.packages_per_source
             self.collector.configure(
@@ -206,6 +206,11 @@ class Exporter:
             for tell in self.on_reload:
                 tell(config)
 
+    def end_soon(self, within: timedelta) -> None:
+        """From now on `/-/ready` says no, and every scrape is answered within this time, with what is there by then."""
+        self.ready = False
+        self._scraper.hurry(within)
+
     async def close(self) -> None:
         """Closes every source, waiting at most two seconds; may be called twice."""
         workers = [kept.worker for kept in self._kept.values()]
@@ -213,8 +218,8 @@ class Exporter:
         self._close_in_background(workers)
         await asyncio.gather(*self._closing)
 
-    def _new_scraper(self) -> Scraper:
-        return Scraper([self._kept[source.name].worker for source in self.config.sources])
+    def _workers(self) -> list[SourceWorker]:
+        return [self._kept[source.name].worker for source in self.config.sources]
 
     def _close_in_background(self, workers: Collection[SourceWorker]) -> None:
         if workers:

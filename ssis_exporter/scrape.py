@@ -36,11 +36,24 @@ def scrape_budget(header: str | None, margin: timedelta) -> timedelta:
 
 
 class Scraper:
-    """Asks the workers of one configuration; lives on one event loop."""
+    """Asks the workers of the configuration in force; lives on one event loop."""
 
     def __init__(self, workers: Sequence[SourceWorker]) -> None:
         self.workers = tuple(workers)
         self._watched: dict[str, tuple[Future[Look], asyncio.Future[Look]]] = {}
+        self._waiting: set[asyncio.Timeout] = set()
+        self._latest = math.inf
+
+    def use(self, workers: Sequence[SourceWorker]) -> None:
+        """From now on these are asked; scrapes that wait go on waiting for those they asked."""
+        self.workers = tuple(workers)
+        self._watched.clear()
+
+    def hurry(self, within: timedelta) -> None:
+        """The exporter is ending: whoever waits, or comes yet, is answered within this time, with what is there."""
+        self._latest = asyncio.get_running_loop().time() + within.total_seconds()
+        for waiting in self._waiting:
+            waiting.reschedule(min(waiting.when() or math.inf, self._latest))
 
     async def read(self, budget: timedelta, names: Collection[str] | None = None) -> list[Reading]:
         """
@@ -53,8 +66,21 @@ class Scraper:
         asked = [worker for worker in self.workers if names is None or worker.name in names]
         looks = [self._watch(worker) for worker in asked]
         if looks:
-            await asyncio.wait(looks, timeout=budget.total_seconds())
-        return [_reading(worker, look, began, budget) for worker, look in zip(asked, looks, strict=True)]
+            await self._wait(looks, asyncio.get_running_loop().time() + budget.total_seconds())
+        waited = timedelta(seconds=time.monotonic() - began)
+        return [_reading(worker, look, waited, budget) for worker, look in zip(asked, looks, strict=True)]
+
+    async def _wait(self, looks: Collection[asyncio.Future[Look]], until: float) -> None:
+        try:
+            async with asyncio.timeout_at(min(until, self._latest)) as waiting:
+                self._waiting.add(waiting)
+                try:
+                    await asyncio.wait(looks)
+                finally:
+                    self._waiting.discard(waiting)
+        except TimeoutError:
+            # What is not there by now is reported as late.
+            pass
 
     def _watch(self, worker: SourceWorker) -> asyncio.Future[Look]:
         look = worker.look()
@@ -65,10 +91,10 @@ class Scraper:
         return watched[1]
 
 
-def _reading(worker: SourceWorker, look: asyncio.Future[Look], began: float, budget: timedelta) -> Reading:
+def _reading(worker: SourceWorker, look: asyncio.Future[Look], waited: timedelta, budget: timedelta) -> Reading:
     if look.done():
         seen = look.result()
         return Reading(source=worker.name, info=worker.info, outcome=seen.outcome, took=seen.took)
-    late = SourceTimeout(f"{worker.name}: no answer within {budget.total_seconds():.3g} s; the call is still running")
-    waited = timedelta(seconds=time.monotonic() - began)
+    within = min(waited, budget).total_seconds()
+    late = SourceTimeout(f"{worker.name}: no answer within {within:.3g} s; the call is still running")
     return Reading(source=worker.name, info=worker.info, outcome=late, took=waited, timed_out=True)

@@ -242,3 +242,57 @@ def test_a_call_that_hangs_for_days_collects_nothing(estate: Estate) -> None:
         return len(estate.workers[0].look()._done_callbacks)
 
     assert 1 == estate.run(scrape)
+
+
+def test_who_ends_makes_everybody_hurry(estate: Estate) -> None:
+    """
+    Once the exporter ends, whoever waits is answered soon with what is there, and so is who comes later.
+    """
+    estate.sources["a"].gate.clear()
+
+    async def scrape(scraper: Scraper) -> tuple[list[Reading], list[Reading]]:
+        patient = asyncio.ensure_future(scraper.read(LONG))
+        await begun(estate.sources["a"])
+        scraper.hurry(SHORT)
+        return await patient, await scraper.read(LONG)
+
+    patient, later = estate.run(scrape)
+
+    assert {"a": SourceTimeout, "b": Snapshot, "c": Snapshot} == outcomes(patient)
+    assert SourceTimeout is outcomes(later)["a"]
+
+
+def test_a_scrape_that_is_short_already_is_not_made_longer(estate: Estate) -> None:
+    """
+    Ending gives nobody more time than it had.
+    """
+    estate.sources["a"].gate.clear()
+
+    async def scrape(scraper: Scraper) -> list[Reading]:
+        short = asyncio.ensure_future(scraper.read(SHORT))
+        await begun(estate.sources["a"])
+        scraper.hurry(LONG)
+        return await short
+
+    assert SourceTimeout is outcomes(estate.run(scrape))["a"]
+
+
+def test_other_workers_from_now_on(estate: Estate) -> None:
+    """
+    After a reload the new sources are asked, and a scrape that waits gets the answers of those it asked.
+    """
+    first, second = estate.sources["a"], estate.workers[1:]
+    first.gate.clear()
+
+    async def scrape(scraper: Scraper) -> tuple[list[Reading], list[Reading]]:
+        waits = asyncio.ensure_future(scraper.read(LONG))
+        await begun(first)
+        scraper.use(second)
+        later = await scraper.read(LONG)
+        first.gate.set()
+        return await waits, later
+
+    waited, later = estate.run(scrape)
+
+    assert {"a": Snapshot, "b": Snapshot, "c": Snapshot} == outcomes(waited)
+    assert {"b": Snapshot, "c": Snapshot} == outcomes(later)

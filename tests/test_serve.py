@@ -143,15 +143,20 @@ def test_a_second_signal_ends_it_at_once(estate: Estate) -> None:
 
 def test_a_hung_source_does_not_keep_it_alive(estate: Estate) -> None:
     """
-    A call that never returns is left behind, with a warning.
+    A call that never returns is left behind, with a warning; a patient scrape that waits for it still gets its page.
     """
     estate.hang()
+    answers: list[Answer] = []
     with estate.serving() as serving:
-        page = serving.get("/metrics", headers={"X-Prometheus-Scrape-Timeout-Seconds": "0.2"})
+        patient = {"X-Prometheus-Scrape-Timeout-Seconds": "60"}
+        scrape = threading.Thread(target=lambda: answers.append(serving.get("/metrics", headers=patient)))
+        scrape.start()
+        estate.wait_until_a_look_hangs()
         code = serving.stop()
+        scrape.join(SECONDS)
 
-    assert 0 == value(page.text, 'ssis_up{source="sql01"}')
-    assert 1 == value(page.text, 'ssis_scrape_timed_out{source="sql01"}')
+    assert 0 == value(answers[0].text, 'ssis_up{source="sql01"}')
+    assert 1 == value(answers[0].text, 'ssis_scrape_timed_out{source="sql01"}')
     assert exits.OK == code
     assert any("source sql01 did not end its call in time" in line for line in serving.lines)
 

@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 DRAIN_SECONDS = 5.0
 """How long requests that run may go on after the exporter was asked to end."""
 
+LAST_LOOKS = timedelta(seconds=0.7 * DRAIN_SECONDS)
+"""How long scrapes that run then wait for their sources; the rest is for making and sending the answers."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flags:
@@ -146,7 +149,7 @@ async def _serve(load: Callable[[], Config], flags: Flags, on_started: Callable[
         if on_started is not None:
             on_started(url_of(listener.addresses[0], encrypted=tls is not None))
         await signals.stop.wait()
-        exporter.ready = False
+        exporter.end_soon(LAST_LOOKS)
         log.info("ending; requests that run are answered first")
     log.info("ended")
     return exits.OK
