@@ -39,6 +39,8 @@ def configure(*, level: str, format: str, file: Path | None = None, stream: Text
     root.setLevel(logging.WARNING if level == "warn" else level.upper())
     # What peers send that is no HTTP or no TLS: they could fill the log with it.
     logging.getLogger("tornado.general").setLevel(logging.NOTSET if level == "debug" else logging.ERROR)
+    # The catalog's driver tells each request that it sends.
+    logging.getLogger("pytds").setLevel(logging.NOTSET if level == "debug" else logging.WARNING)
 
 
 def _handler(file: Path | None, stream: TextIO | None) -> logging.Handler:

@@ -133,6 +133,10 @@ class Reconciler:
         return replace(reading, outcome=new)
 
     def _relate(self, owner_kind: str, other_kind: str, looked: str) -> None:
+        if not any(kind == other_kind for kind, _ in self._looks.values()):
+            # Nothing that could be owned. Hundreds of catalogs must not be gone through for it at each look.
+            self._doubtful.pop(other_kind, None)
+            return
         owning, others = self._runs(owner_kind), self._runs(other_kind)
         self._age_claims(other_kind, {run.key for run in owning}, {run.key for run in others}, looked)
         # Only a catalog may be another machine's; the two others see the one that the exporter runs on.

@@ -188,3 +188,16 @@ def test_peers_cannot_fill_the_log(level: str, *, told: bool) -> None:
     general.setLevel(logging.NOTSET)
 
     assert told == ("SSL Error on 5" in line)
+
+
+@pytest.mark.parametrize(("level", "lines"), [("info", 1), ("debug", 2)])
+def test_a_driver_that_tells_each_request_is_heard_at_debug_only(level: str, lines: int) -> None:
+    """
+    The catalog's driver logs a line for each request that it sends; its warnings are of use at any level.
+    """
+
+    def look() -> None:
+        logging.getLogger("pytds").info("Sending RPC")
+        logging.getLogger("pytds.tds_base").warning("unknown env type")
+
+    assert lines == written(look, level=level).count("\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -262,6 +264,26 @@ def test_a_source_that_is_taken_out_owns_nothing(reconciler: Reconciler) -> None
 
     assert {"dtexec": {"1-1"}} == shown(result)
     assert frozenset({readings[1].outcome.executions[0].key}) == reconciler.links().returned  # type: ignore[union-attr]
+
+
+def test_catalogs_alone_are_not_gone_through(reconciler: Reconciler) -> None:
+    """
+    Where nothing could be owned, hundreds of catalogs are not compared at each look of one of them.
+    """
+
+    class Untouched(tuple[Execution, ...]):
+        __slots__ = ()
+
+        def __iter__(self) -> Iterator[Execution]:
+            raise AssertionError("gone through")
+
+    looks = [reading("catalog", run("catalog", "1", 0)), reading("dts")]
+    assert isinstance(looks[0].outcome, Snapshot)
+    alone = replace(looks[0], outcome=replace(looks[0].outcome, executions=Untouched(looks[0].outcome.executions)))
+
+    assert reconciler.reconcile([alone])[0].outcome is alone.outcome
+    with pytest.raises(AssertionError, match="gone through"):
+        reconciler.reconcile([alone, looks[1]])
 
 
 def test_scrapes_that_shared_a_look_share_the_answer(reconciler: Reconciler) -> None:
