@@ -248,6 +248,8 @@ class OneStop(Aftermath):
         except Exception as exc:  # noqa: BLE001 - it was begun, and whatever it raised, it may have been heard
             self._heard = f"{type(exc).__name__}: {exc}"
             self._not_by_us = isinstance(exc, NoSuchExecution | IdentityUnknown | StopDenied | StopUnsupported)
+            if self._not_by_us:
+                self._around.ledger.ours.in_vain(self.row.key)
             match exc:
                 case IdentityUnknown():
                     reason = RefusalReason.IDENTITY_CHANGED

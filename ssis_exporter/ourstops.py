@@ -45,13 +45,22 @@ class OurStops:
 
     def moved(self, row: Row, *, came_from: Stage) -> None:
         """A row is where it is now."""
-        if row.stage in (Stage.NOMINATED, Stage.ALLOWED):
-            self._keys.discard(row.key)
-        elif row.stage is not Stage.CLOSED or row.outcome in WAS_ASKED:
+        if row.stage in (Stage.REQUESTED, Stage.ESCALATED):
             self._keys.add(row.key)
-        elif row.outcome is not StopOutcome.FAILED or came_from is Stage.REQUESTED:
+        elif row.stage in (Stage.NOMINATED, Stage.ALLOWED):
+            self._keys.discard(row.key)
+        elif row.stage is Stage.CLOSED and row.outcome not in WAS_ASKED and not _failed_late(row, came_from):
             # It ended by itself, or the source refused: whoever ends it now, it is not us.
             self._keys.discard(row.key)
+
+    def in_vain(self, key: ExecutionKey) -> None:
+        """The source said that it did nothing: when the run is gone, it ended by itself."""
+        self._keys.discard(key)
+
+
+def _failed_late(row: Row, came_from: Stage) -> bool:
+    """It was asked, and did not end in time: it may yet."""
+    return row.outcome is StopOutcome.FAILED and came_from is not Stage.REQUESTED
 
 
 def read_our_stops(ledger: Path) -> OurStops:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -14,8 +16,11 @@ from prometheus_client import CollectorRegistry
 from ssis_exporter.config import Config, LabelsConfig, LimitsConfig, SourceConfig
 from ssis_exporter.errors import ConfigError, MissingExtra, SourceUnreachable
 from ssis_exporter.exporter import Exporter
-from ssis_exporter.model import Reading, Snapshot
+from ssis_exporter.history import History
+from ssis_exporter.historymetrics import HistoryMetrics
+from ssis_exporter.model import Reading, Snapshot, SourceInfo
 from ssis_exporter.sources.interface import SourceSettings
+from ssis_exporter.storagefolder import Storage
 from ssis_exporter.testing import FakeSource
 
 SOON = timedelta(seconds=20)
@@ -344,3 +349,117 @@ def test_a_source_that_cannot_be_made_keeps_the_exporter_from_starting() -> None
             registry=CollectorRegistry(),
             load=lambda: config(),
         )
+
+
+class Machine(FakeSource):
+    """A source of a kind that its name tells."""
+
+    made: ClassVar[dict[str, Machine]] = {}
+
+    @property
+    def info(self) -> SourceInfo:
+        """Of that kind."""
+        return SourceInfo(kind=self.name)
+
+    @classmethod
+    def from_settings(cls, name: str, settings: object) -> Machine:
+        """Remembered by its name."""
+        del settings
+        cls.made[name] = cls(name)
+        return cls.made[name]
+
+
+def machine() -> Config:
+    """The two sources that see the same runs of one machine."""
+    return Config(
+        sources=tuple(
+            SourceConfig(name=kind, kind=kind, source_class=Machine, settings=SourceSettings())
+            for kind in ("dts", "dtexec")
+        )
+    )
+
+
+@asynccontextmanager
+async def keeping(folder: Path) -> AsyncIterator[tuple[Exporter, History]]:
+    """A life of an exporter that keeps the history of such a machine."""
+    storage = Storage(folder)
+    history = History.of(storage)
+    await history.open()
+    exporter = Exporter(machine(), registry=CollectorRegistry(), load=machine)
+    exporter.keep_history(history)
+    try:
+        yield exporter, history
+    finally:
+        await exporter.close()
+        await history.close()
+        storage.release()
+
+
+def counted(history: History) -> dict[str, int]:
+    """Ends by source."""
+    found = {record.key.source: sum(record.counts.values()) for record in history.records()}
+    return {source: count for source, count in found.items() if count}
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_run_that_two_sources_see_ends_once(tmp_path: Path, restarts: bool) -> None:
+    """
+    Its owner counts it, also when the exporter was off as it ended; a process of its own counts for itself.
+    """
+    began = datetime.now(UTC) - timedelta(minutes=5)
+
+    async def look(exporter: Exporter, history: History) -> None:
+        await exporter.read(SOON)
+        await history.settle(SOON)
+
+    async def start() -> None:
+        async with keeping(tmp_path) as (exporter, history):
+            for name, instance in (("dts", "A"), ("dtexec", "1")):
+                Machine.made[name].start(instance, started_at=began)
+            Machine.made["dtexec"].start("2", "Other", started_at=began)
+            await look(exporter, history)
+            await look(exporter, history)
+            if not restarts:
+                await finish(exporter, history)
+
+    async def finish(exporter: Exporter, history: History) -> None:
+        for source in Machine.made.values():
+            for run_ in source.snapshot().executions:
+                source.end(run_.key.instance_id)
+        await look(exporter, history)
+        await look(exporter, history)
+        assert {"dts": 1, "dtexec": 1} == counted(history)
+
+    async def again() -> None:
+        async with keeping(tmp_path) as (exporter, history):
+            await finish(exporter, history)
+
+    asyncio.run(start())
+    if restarts:
+        asyncio.run(again())
+
+
+def test_a_page_shows_what_ended(tmp_path: Path) -> None:
+    """
+    What a scrape sees end is counted on its own page, of the sources that were asked for.
+    """
+
+    async def main() -> None:
+        async with keeping(tmp_path) as (exporter, _):
+            exporter._ended = HistoryMetrics(packages_per_source=10, held_seconds=0)
+            Machine.made["dts"].start("A")
+            await exporter.read(SOON)
+            Machine.made["dts"].end("A")
+            readings = await exporter.read(SOON)
+            samples = [
+                (sample.labels["source"], sample.labels["result"])
+                for family in exporter.families(readings)
+                for sample in family.samples
+                if sample.name == "ssis_package_executions_total" and sample.value
+            ]
+            others = await exporter.read(SOON, ["dtexec"])
+            names = {family.name for family in exporter.families(others)}
+            assert [("dts", "unknown")] == samples
+            assert "ssis_package_executions" not in names
+
+    asyncio.run(main())

@@ -296,3 +296,41 @@ def test_a_full_disk_loses_nothing_that_comes_back(estate: Estate) -> None:
         serving.get("/metrics")
         serving.stop()
     assert {"failed": 3, "succeeded": 1} == kept(estate)
+
+
+def test_a_run_that_was_stopped_is_told_apart(estate: Estate) -> None:
+    """
+    What this exporter asked to stop is counted as such; what would be decided is told against what is usual.
+    """
+    estate.path.write_text(
+        "sources: [{name: made-up, kind: demo, seed: 3, speed: 10}]\n"
+        "stop: {mode: armed, listen_address: '127.0.0.1:0', rules: [{match: {package_name: '*'}, action: stop}]}\n"
+    )
+    with estate.serving() as serving:
+        serving.wait_for("the past of made-up was read")
+        runs = json.loads(serving.get("/api/v1/executions").text)["executions"]
+        running = [one for one in runs if one["status"] == "running" and not one["orphaned"]]
+        chosen = max(running, key=lambda one: one["typical_seconds"])
+        own = (chosen["instance_id"], "--source", "made-up", "--storage.path", estate.storage)
+        explained = run("stop", *own, "--dry-run")
+        stopped = run("stop", *own, "--yes")
+        serving.get("/metrics")
+        serving.stop()
+
+    assert "typical_duration: " in explained.out
+    assert " times its typical duration" in explained.out
+    assert exits.OK == stopped.code, stopped
+    with sqlite3.connect(estate.storage / NAME) as connection:
+        results = [json.loads(counts) for (counts,) in connection.execute("SELECT counts FROM package")]
+    connection.close()
+    assert 1 == sum(counts.get("stopped_by_exporter", 0) for counts in results)
+
+
+def test_without_a_history_there_are_no_failures_to_list(tmp_path: Path) -> None:
+    """
+    One sentence says where it was looked for.
+    """
+    done = run("list", "--failed", "--storage.path", tmp_path)
+
+    assert exits.STORAGE == done.code
+    assert f"there is no {tmp_path / NAME}" in done.err

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from ssis_exporter import landing
+from ssis_exporter.baseline import Baseline
 from ssis_exporter.errors import SourceError, SourceUnreachable
 from ssis_exporter.landing import MAX_ROWS, Surroundings, render, section, span
 from ssis_exporter.model import (
@@ -287,3 +288,31 @@ def test_spans_as_people_say_them(length: timedelta, said: str) -> None:
     A span has at most two parts.
     """
     assert said == span(length)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "baseline", "said"),
+    [
+        (5, None, '5 min 00 s <span class="faint">(usual: not known yet)</span>'),
+        (5, Baseline(timedelta(minutes=4), timedelta(minutes=6), 9), '<span class="faint">(usual: 4 min 00 s)</span>'),
+        (
+            10,
+            Baseline(timedelta(minutes=4), timedelta(minutes=6), 9),
+            '<span class="warn">(usual: 4 min 00 s, now 2.5 times)</span>',
+        ),
+        (
+            100,
+            Baseline(timedelta(minutes=4), timedelta(minutes=6), 9),
+            '<span class="warn">(usual: 4 min 00 s, now 25 times)</span>',
+        ),
+        (10, Baseline(timedelta(), timedelta(), 1), '<span class="faint">(usual: 0 s)</span>'),
+    ],
+)
+def test_age_stands_against_what_is_usual(minutes: float, baseline: Baseline | None, said: str) -> None:
+    """
+    A package without samples says so; one that takes longer than nearly always says how much.
+    """
+    around = Surroundings(version="1", now=NOW, usual=lambda _: baseline)
+
+    assert said in render([reading(run(minutes=minutes))], around).decode()
+    assert "usual" not in render([reading(run(minutes=minutes))], AROUND).decode()

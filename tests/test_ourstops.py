@@ -39,6 +39,9 @@ async def one_step(ledger: Ledger, row: Row, step: str) -> Row:
             moved = await ledger.request(row, "r", {}, BREAKER, NOW)
         case "not asked":
             moved = await ledger.not_asked(row, "", NOW)
+        case "in vain":
+            ledger.ours.in_vain(row.key)
+            return row
         case "asked":
             moved = await ledger.asked(row, "", NOW)
         case "escalate":
@@ -61,6 +64,8 @@ async def one_step(ledger: Ledger, row: Row, step: str) -> Row:
         (("reserve", "request", "not asked"), [False, True, False]),
         (("reserve", "request", "failed"), [False, True, False]),
         (("reserve", "request", "refused"), [False, True, False]),
+        (("reserve", "request", "in vain", "asked", "already_ended"), [False, True, False, False, False]),
+        (("reserve", "request", "in vain", "asked", "escalate", "stopped"), [False, True, False, False, True, True]),
         (("reserve", "request", "asked", "stopped"), [False, True, True, True]),
         (("reserve", "request", "asked", "already_ended"), [False, True, True, False]),
         (("reserve", "request", "asked", "unconfirmed"), [False, True, True, True]),

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -22,8 +22,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ssis_exporter import api
+from ssis_exporter.baseline import Baseline
 from ssis_exporter.errors import ConfigError, SourceUnreachable
-from ssis_exporter.model import ExecutionStatus
+from ssis_exporter.historyfile import Failure
+from ssis_exporter.model import ExecutionFacts, ExecutionStatus, Result
 from ssis_exporter.testing import FakeSource
 from ssis_exporter.web import WebSettings, make_application
 from tests.fake_exporter import FakeExporter
@@ -591,3 +593,52 @@ def free_port() -> int:
     """A port that nobody uses now."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         return int(found.getsockname()[1])
+
+
+class Remembered:
+    """A history that a test sets."""
+
+    def baseline(self, facts: ExecutionFacts) -> Baseline | None:
+        """Known for one package."""
+        return Baseline(timedelta(minutes=4), timedelta(minutes=6), 9) if facts.package_name == "Load" else None
+
+    def failures(self) -> list[Failure]:
+        """One, with a long message."""
+        return [
+            Failure(
+                source="a",
+                instance_id="6",
+                folder="Finance",
+                project="DW",
+                package_name="Load\x1b",
+                result=Result.FAILED,
+                ended_at=datetime(2026, 3, 1, tzinfo=UTC),
+                duration=None,
+                message="no\n" * 1000,
+            )
+        ]
+
+
+def test_what_is_kept_is_shown() -> None:
+    """
+    With a history the JSON tells what is usual and what failed last, and the page too; without one, nothing of it.
+    """
+    with site("a") as here:
+        here.sources["a"].start("7", "Load")
+        here.sources["a"].start("8", "Other")
+        empty = json.loads(here.get("/api/v1/failures").body)
+        here.exporter.past = Remembered()
+        runs = {run["package_name"]: run for run in json.loads(here.get("/api/v1/executions").body)["executions"]}
+        answer = here.get("/api/v1/failures")
+        page = here.get("/").text
+    [failure] = json.loads(answer.body)["failures"]
+
+    assert {"failures": []} == empty
+    assert (240, 360, 9) == tuple(runs["Load"][name] for name in ("typical_seconds", "p95_seconds", "samples"))
+    assert (None, None, 0) == tuple(runs["Other"][name] for name in ("typical_seconds", "p95_seconds", "samples"))
+    assert "application/json" == answer.headers["content-type"]
+    assert "Load\ufffd" == failure["package_name"]
+    assert "2026-03-01T00:00:00Z" == failure["ended_at"]
+    assert failure["duration_seconds"] is None
+    assert 2000 == len(failure["message"])
+    assert "usual: not known yet" in page
