@@ -11,6 +11,7 @@
 //                  MEMBER: ctor list enumerate count stop stopped, or the name of a property
 //                  (stop is before the request went out, stopped after it)
 //                  ACTION: utc (of a time) | delay SECONDS | null | throw HRESULT | dtsthrow HRESULT | denied | notfound | crash | junk
+//   MEMBER.hangs   is written when a delay begins
 //   stops.log      each Stop writes the instance id here
 using System;
 using System.Collections;
@@ -178,7 +179,11 @@ namespace Microsoft.SqlServer.Dts.Runtime
                 if (words[0] != member) { continue; }
                 switch (words[1])
                 {
-                    case "delay": Thread.Sleep((int)(1000 * double.Parse(words[2], CultureInfo.InvariantCulture))); break;
+                    case "delay":
+                        // So that a test knows that the call has come as far as this.
+                        File.WriteAllText(Path.Combine(Folder, member + ".hangs"), "");
+                        Thread.Sleep((int)(1000 * double.Parse(words[2], CultureInfo.InvariantCulture)));
+                        break;
                     case "utc": break;
                     case "null": isNull = true; break;
                     case "throw": throw new COMException("a COM error of the test", Code(words[2]));

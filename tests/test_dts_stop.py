@@ -1,0 +1,181 @@
+"""Stopping through the managed API: a real Alertmanager, real processes, and a SIGKILL in the worst moment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from ssis_exporter.ledger import read_events
+from ssis_exporter.ledgerrows import Event, EventKind
+from ssis_exporter.model import StopOutcome
+from tests.dts.assemblies import Gac, build
+from tests.dts.estate import Estate, Package
+from tests.dts.served import Served, served, source_entry
+from tests.stack import LOOPBACK, Alertmanager, fetch, free_port, wait_until
+
+pytestmark = pytest.mark.real
+
+TOKEN = "c0ffee5eed0fd1e70ad57001bad1dea5"
+
+STOP = """
+stop:
+  mode: armed
+  listen_address: 127.0.0.1:{port}
+  token_files: [stop.token]
+  rules:
+    - match: {{source: local, package_name: Load}}
+      action: stop
+"""
+
+ALERTMANAGER = """
+route: {{receiver: ssis-stop, group_by: ['...'], group_wait: 0s, group_interval: 1s, repeat_interval: 1h}}
+receivers:
+  - name: ssis-stop
+    webhook_configs:
+      - url: http://127.0.0.1:{port}/webhook/alertmanager
+        max_alerts: 0
+        http_config: {{authorization: {{credentials_file: {token_file}}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def gac(tmp_path_factory: pytest.TempPathFactory) -> Gac:
+    """The contract as 16.0.0.0."""
+    return build(tmp_path_factory.mktemp("assemblies"), (16,))
+
+
+@pytest.fixture
+def estate(tmp_path: Path, gac: Gac) -> Iterator[Estate]:
+    """A machine on which nothing runs yet."""
+    (tmp_path / "estate").mkdir()
+    made = Estate(tmp_path / "estate", gac)
+    yield made
+    made.close()
+
+
+class Stoppable:
+    """A folder with the configuration of an armed exporter, and what its ledger says."""
+
+    def __init__(self, folder: Path, estate: Estate) -> None:
+        self.folder = folder
+        self.estate = estate
+        self.port = free_port()
+        self.token_file = folder / "stop.token"
+        self.token_file.write_text(TOKEN + "\n")
+        self.token_file.chmod(0o600)
+
+    @contextmanager
+    def serve(self) -> Iterator[Served]:
+        """The exporter, ready to be asked."""
+        entry = source_entry(self.estate, time_limit="20s")
+        with served(self.folder, self.estate, entry, more=STOP.format(port=self.port)) as exporter:
+            exporter.wait_until_up()
+            yield exporter
+
+    def events(self) -> list[Event]:
+        """The ledger."""
+        return list(read_events(self.folder / "state"))
+
+    def outcomes(self) -> list[StopOutcome]:
+        """What became of the nominations."""
+        return [event.outcome for event in self.events() if event.outcome is not None]
+
+    def send(self, target: Package) -> None:
+        """The webhook's message for one run, as an Alertmanager sends it."""
+        alert = nomination(target) | {"status": "firing", "fingerprint": "0123456789abcdef", "endsAt": ""}
+        alert["endsAt"] = "0001-01-01T00:00:00Z"
+        body = {
+            "version": "4",
+            "groupKey": "{}",
+            "truncatedAlerts": 0,
+            "status": "firing",
+            "receiver": "ssis-stop",
+            "groupLabels": {},
+            "commonLabels": {},
+            "commonAnnotations": {},
+            "externalURL": "",
+            "alerts": [alert],
+        }
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}
+        fetch(f"http://{LOOPBACK}:{self.port}/webhook/alertmanager", data=json.dumps(body).encode(), headers=headers)
+
+
+def nomination(target: Package) -> dict[str, object]:
+    """An alert that names one run."""
+    labels = {
+        "alertname": "SSISRunawayPackage",
+        "ssis_action": "stop",
+        "source": "local",
+        "instance_id": target.instance,
+        "package_name": target.name,
+    }
+    now = datetime.now(UTC)
+    return {"labels": labels, "annotations": {}, "startsAt": now.isoformat(), "generatorURL": ""}
+
+
+def test_alertmanager_stops_one_of_twenty(tmp_path: Path, estate: Estate) -> None:
+    """
+    Of twenty packages of one name a real Alertmanager names one: its process ends, and no other; the ledger proves it.
+    """
+    packages = [estate.add(Package("Load"), with_process=True) for _ in range(20)]
+    target = packages[13]
+    assert target.process is not None
+    stoppable = Stoppable(tmp_path, estate)
+    config = ALERTMANAGER.format(port=stoppable.port, token_file=stoppable.token_file)
+    with stoppable.serve() as exporter, Alertmanager(tmp_path / "alertmanager", config) as alertmanager:
+        alert = nomination(target) | {"endsAt": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}
+        alertmanager.send(alert)
+        assert -15 == target.process.wait(60)
+        wait_until(stoppable.outcomes, "its outcome in the ledger")
+        left = exporter.scrape().runs("local")
+
+    assert [StopOutcome.STOPPED] == stoppable.outcomes()
+    assert [target.instance] == estate.stops()
+    assert {package.instance for package in packages} - {target.instance} == left.keys()
+    assert all(package.process.poll() is None for package in packages if package is not target and package.process)
+
+
+@pytest.mark.parametrize(
+    ("fault", "stops"), [("stop delay 600", 0), ("stopped delay 600", 1)], ids=["before", "after it went out"]
+)
+def test_an_exporter_that_is_killed_while_asking_never_asks_again(
+    tmp_path: Path, estate: Estate, fault: str, stops: int
+) -> None:
+    """
+    The API does not show who was asked to stop. So a run that may have been asked is not asked again, whatever alerts
+    come: neither by the next exporter nor by a person's command; its end is still seen.
+    """
+    target = estate.add(Package("Load"))
+    other = estate.add(Package("Load"))
+    stoppable = Stoppable(tmp_path, estate)
+    with stoppable.serve() as exporter:
+        estate.faults(fault)
+        stoppable.send(target)
+        wait_until(lambda: EventKind.REQUESTED in {event.kind for event in stoppable.events()}, "the request on disk")
+        if stops:
+            wait_until(estate.stops, "the request itself")
+        else:
+            wait_until(lambda: (estate.folder / "stop.hangs").exists(), "the call")
+        exporter.serving.process.kill()
+        exporter.serving.process.wait(30)
+    estate.faults()
+    with stoppable.serve() as exporter:
+        stoppable.send(target)
+        wait_until(
+            lambda: EventKind.ASKED in {event.kind for event in stoppable.events()}, "what the next one made of it"
+        )
+        stoppable.send(target)
+        assert {target.instance, other.instance} == exporter.scrape().runs("local").keys()
+        estate.packages.remove(target)
+        estate.write()
+        wait_until(stoppable.outcomes, "its outcome")
+        stoppable.send(target)
+
+    assert [target.instance] * stops == estate.stops()
+    assert [StopOutcome.STOPPED] == stoppable.outcomes()
+    assert 1 == len([event for event in stoppable.events() if event.kind is EventKind.REQUESTED])
