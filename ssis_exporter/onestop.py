@@ -82,11 +82,13 @@ class OneStop(Aftermath):
         if not await self._reserve(found.allowed):
             return await self._settle(self._no_room(found.allowed))
 
-        # Grace, then look and policy again.
-        if found.allowed.grace > timedelta():
-            vetoed = await self._wait_in_grace(found.allowed)
+        # Grace, then look and policy again; the rest of it, where the rules demand a longer one by now.
+        began, waited = around.monotonic(), timedelta()
+        while found.allowed.grace > waited:
+            vetoed = await self._wait_in_grace(found.allowed, began)
             if vetoed is not None:
                 return await self._settle(vetoed)
+            waited = found.allowed.grace
             found = await self._look_and_judge()
             if isinstance(found, End):
                 return await self._settle(found)
@@ -177,10 +179,10 @@ class OneStop(Aftermath):
         text = f"within {print_duration(breaker.window)} at most {breaker.stops} runs may be stopped"
         return End(outcome=StopOutcome.REFUSED, reason=RefusalReason.BREAKER_OPEN, rule=allowed.rule, text=text)
 
-    async def _wait_in_grace(self, allowed: Allowed) -> End | None:
+    async def _wait_in_grace(self, allowed: Allowed, began: float) -> End | None:
         """None when grace is over and nobody objected. A resolved alert ends the row itself, and this work with it."""
         around = self._around
-        until = around.monotonic() + allowed.grace.total_seconds()
+        until = began + allowed.grace.total_seconds()
         self.waits_for = f"a veto, for {print_duration(allowed.grace)}"
         while True:
             ended = self._given_up(f"it was waiting for {self.waits_for}")

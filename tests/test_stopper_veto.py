@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,29 @@ def test_after_grace_it_is_looked_and_judged_again(tmp_path: Path) -> None:
         assert [] == scene.source.stop_requests
 
     play(tmp_path, work, rules=[GRACE])
+
+
+@pytest.mark.parametrize("before", [timedelta(), timedelta(minutes=2)], ids=["none", "short"])
+def test_a_grace_that_a_reload_made_longer_is_waited_for(tmp_path: Path, before: timedelta) -> None:
+    """
+    Whoever gives people more time to object gives it to what is pending, too; counted from the same beginning.
+    """
+
+    async def work(scene: Scene) -> None:
+        scene.source.start("1")
+        scene.workers["local"].hangs = before == timedelta()
+        await scene.stopper.submit([scene.nominate("1")])
+        await scene.time.advance(20)
+        scene.stopper.reconfigure(
+            replace(scene.settings, policy=Policy((replace(GRACE, grace=timedelta(minutes=10)),)))
+        )
+        scene.workers["local"].go_on()
+        await scene.time.advance(550)
+        assert [] == scene.source.stop_requests
+        assert "stopped" == await scene.outcome("1")
+        assert 600 <= scene.time.seconds < 660
+
+    play(tmp_path, work, rules=[replace(GRACE, grace=before)])
 
 
 @pytest.mark.parametrize("silenced", [True, False])
