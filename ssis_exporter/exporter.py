@@ -125,7 +125,8 @@ class Exporter:
         """All families of one scrape: what runs now, and what ended. May run on another thread."""
         yield from self.collector.families(readings)
         if self.history is not None:
-            yield from self._ended.families(self.history.records(), [reading.source for reading in readings])
+            sources = [reading.source for reading in readings]
+            yield from self._ended.families(self.history.records(sources), sources)
 
     def families_of_one(self, readings: Sequence[Reading]) -> Iterator[Metric]:
         """As `families` for one source, with how often it failed: such a page shows nothing of the registry."""

@@ -165,9 +165,11 @@ class History:
         baseline = self.baseline(facts)
         return None if baseline is None else baseline.typical
 
-    def records(self) -> list[PackageRecord]:
-        """All packages, as they stand; not to be changed, and changing while they are read."""
-        return list(self._memory.packages.values())
+    def records(self, sources: Iterable[str] | None = None) -> list[PackageRecord]:
+        """All packages (of these sources), as they stand; not to be changed, and changing while they are read."""
+        if sources is None:
+            return list(self._memory.packages.values())
+        return [record for name in sources for record in list(self._memory.packages_of.get(name, {}).values())]
 
     def failures(self, most: int = KEPT_FAILURES) -> list[Failure]:
         """The newest failures, newest first."""

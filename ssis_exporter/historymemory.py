@@ -39,6 +39,9 @@ class HistoryMemory:
         """So many are remembered of each source."""
 
         self.packages: dict[PackageKey, PackageRecord] = {}
+        self.packages_of: dict[str, dict[PackageKey, PackageRecord]] = {}
+        """The same ones by source."""
+
         self.sources: dict[str, SourceEnds] = {}
         self.fills: dict[str, Fill] = {}
         self.failures: list[Failure] = []
@@ -172,6 +175,7 @@ class HistoryMemory:
             for place, record in enumerate(records):
                 if place >= self.most_packages or record.seen_at < now - KEPT_PACKAGES_FOR:
                     del self.packages[record.key]
+                    del self.packages_of[record.key.source][record.key]
                     change.packages.pop(record.key, None)
                     change.forgotten_packages.append(record.key)
 
@@ -188,7 +192,7 @@ class HistoryMemory:
                 record.last_end = ours.last_end or record.last_end
                 record.last_success = ours.last_success or record.last_success
                 record.last_duration = ours.last_duration or record.last_duration
-            self.packages[key] = record
+            self._put(record)
         for name, theirs in found.sources.items():
             ends = self._of(name)
             known = ends.counted
@@ -212,9 +216,14 @@ class HistoryMemory:
         if record is None:
             # Both are there from the first sight on, so that a first failure is an increase.
             counts = {Result.SUCCEEDED: 0, Result.FAILED: 0}
-            record = self.packages[key] = PackageRecord(key=key, seen_at=seen_at, counts=counts)
+            record = PackageRecord(key=key, seen_at=seen_at, counts=counts)
+            self._put(record)
         record.seen_at = max(record.seen_at, seen_at)
         return record
+
+    def _put(self, record: PackageRecord) -> None:
+        self.packages[record.key] = record
+        self.packages_of.setdefault(record.key.source, {})[record.key] = record
 
 
 def _remember_last(
