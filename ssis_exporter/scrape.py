@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from datetime import timedelta
 
-from ssis_exporter.errors import SourceTimeout
+from ssis_exporter.errors import SourceError, SourceTimeout
 from ssis_exporter.model import Reading
 from ssis_exporter.sources.worker import Look, SourceWorker
 
@@ -60,15 +60,35 @@ class Scraper:
         One reading per worker (of those named, where names are given), in their order, after at most `budget`.
 
         A look that is still running then is reported as timed out and goes on; the next scrape joins it instead of
-        starting a second one.
+        starting a second one. Where a look that began before this scrape fails, the source is asked once more: its
+        trouble may be over.
         """
         began = time.monotonic()
         asked = [worker for worker in self.workers if names is None or worker.name in names]
+        busy = {worker.name for worker in asked if worker.busy_for()}
         looks = [self._watch(worker) for worker in asked]
+        again = {
+            at: asyncio.ensure_future(self._once_more(worker, looks[at], began))
+            for at, worker in enumerate(asked)
+            if worker.name in busy
+        }
         if looks:
-            await self._wait(looks, asyncio.get_running_loop().time() + budget.total_seconds())
+            waits = [again.get(at, look) for at, look in enumerate(looks)]
+            await self._wait(waits, asyncio.get_running_loop().time() + budget.total_seconds())
+        for at, look in again.items():
+            if look.done():
+                looks[at] = look
+            look.cancel()
         waited = timedelta(seconds=time.monotonic() - began)
         return [_reading(worker, look, waited, budget) for worker, look in zip(asked, looks, strict=True)]
+
+    async def _once_more(self, worker: SourceWorker, look: asyncio.Future[Look], began: float) -> Look:
+        """The answer of a look that may have begun before this scrape, or of another where that one failed."""
+        seen = await asyncio.shield(look)
+        is_older = seen.took.total_seconds() > time.monotonic() - began
+        if is_older and isinstance(seen.outcome, SourceError):
+            return await asyncio.shield(self._watch(worker))
+        return seen
 
     async def _wait(self, looks: Collection[asyncio.Future[Look]], until: float) -> None:
         try:

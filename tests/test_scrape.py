@@ -166,6 +166,55 @@ def test_a_hanging_call_is_never_started_twice_and_recovers(estate: Estate) -> N
     assert 1 == hung.calls
 
 
+def test_a_look_of_an_earlier_scrape_that_fails_is_not_the_answer(estate: Estate) -> None:
+    """
+    The connection that an earlier scrape waited for in vain is given up; what is wrong now is asked anew, once.
+    """
+
+    class Recovering(FakeSource):
+        """Fails once."""
+
+        def snapshot(self) -> Snapshot:
+            try:
+                return super().snapshot()
+            finally:
+                self.fail_with = None
+
+    hung = estate.sources["b"] = Recovering("b")
+    estate.workers[1] = SourceWorker(hung)
+    hung.gate.clear()
+    hung.fail_with = SourceTimeout("b: no answer in time")
+
+    async def scrape(scraper: Scraper) -> list[Reading]:
+        await scraper.read(SHORT)
+        next_one = asyncio.ensure_future(scraper.read(LONG))
+        await asyncio.sleep(0)
+        hung.gate.set()
+        return await next_one
+
+    assert {"a": Snapshot, "b": Snapshot, "c": Snapshot} == outcomes(estate.run(scrape))
+    assert 2 == hung.calls
+
+
+def test_a_source_that_stays_in_trouble_is_asked_once_more_only(estate: Estate) -> None:
+    """
+    A second failure is the answer; and a look that the scrape itself began is not repeated.
+    """
+    hung = estate.sources["b"]
+    hung.gate.clear()
+    hung.fail_with = SourceUnreachable("b: down")
+
+    async def scrape(scraper: Scraper) -> list[Reading]:
+        await scraper.read(SHORT)
+        next_one = asyncio.ensure_future(scraper.read(LONG))
+        await asyncio.sleep(0)
+        hung.gate.set()
+        return [*await next_one, *await scraper.read(LONG)]
+
+    assert SourceUnreachable is outcomes(estate.run(scrape))["b"]
+    assert 3 == hung.calls
+
+
 def test_a_hundred_overlapping_scrapes_cause_one_call_and_none_fails(estate: Estate) -> None:
     """
     Scrapes that overlap share the look that runs, each source's.
