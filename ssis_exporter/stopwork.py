@@ -66,6 +66,9 @@ class StopWork:
         worker = self._around.worker(self.row.key.source)
         if worker is None:
             return Unclear(f"no source {self.row.key.source} is configured")
+        if self._worker is not None and worker is not self._worker:
+            # The name may mean another server now, where neither its presence nor its absence says anything.
+            return Unclear(f"source {self.row.key.source} was changed since this run was looked for")
         seen = await look_afresh(worker, self._around.settings().look_timeout, self._around.wait)
         sighting = sight(self.row.key, seen, before=self.row.facts, seen_under=self._seen_under)
         if isinstance(sighting, Seen):

@@ -118,6 +118,18 @@ def test_a_firing_alert_of_ours_nominates_its_run() -> None:
     assert nomination == selected().nomination
 
 
+@pytest.mark.parametrize("name", ["source", "instance_id"])
+@pytest.mark.parametrize("value", ["SQLProd01", "Load.dtsx", "0041287", "\uff14\uff11", "e\u0301", "\u00e9"])
+def test_the_labels_name_the_run_letter_by_letter(name: str, value: str) -> None:
+    """
+    Neither case nor another way to write the same letter is evened out: what is not exactly a run's name names none.
+    """
+    nomination = selected(labels=with_labels(**{name: value})).nomination
+
+    assert nomination is not None
+    assert value == getattr(nomination.key, name)
+
+
 def test_a_resolved_alert_of_ours_is_a_veto() -> None:
     """
     A resolved alert names the run that is to be left alone.

@@ -170,6 +170,26 @@ def test_same_name_after_exec_is_another_program(estate: Estate) -> None:
     assert is_alive(child)
 
 
+def test_identity_is_checked_once_the_process_is_held(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    What becomes another between the check and `pidfd_open` is not signalled: the check is repeated with it in hand.
+    """
+    table = LinuxTable()
+    child = estate.start("dtexec", "/F", "a")
+    (seen,) = [seen for seen in table.look().sightings if seen.pid == child.pid]
+    really_open = os.pidfd_open
+
+    def too_late(pid: int) -> int:
+        child.say("exec", estate.program("sleeper"), "sleeper")
+        return really_open(pid)
+
+    monkeypatch.setattr(os, "pidfd_open", too_late)
+
+    with pytest.raises(NoSuchExecution):
+        table.request_end(seen)
+    assert is_alive(child)
+
+
 def test_zombie_has_ended(estate: Estate, source: DtexecSource) -> None:
     """
     There is nothing left to stop.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from ssis_exporter.errors import (
     SourceUnreachable,
     StopUnsupported,
 )
+from ssis_exporter.ledgerrows import Row
 from ssis_exporter.model import (
     Execution,
     ExecutionKey,
@@ -20,7 +22,7 @@ from ssis_exporter.model import (
     StopOutcome,
     StopReply,
 )
-from ssis_exporter.policy import Policy
+from ssis_exporter.policy import Policy, Rule
 from ssis_exporter.testing import FakeSource
 from tests.stopping import CHANGES, ESCALATES, EVERYTHING, GRACE, Scene, play
 
@@ -245,6 +247,49 @@ def test_escalation_respects_a_hold_and_the_rules_of_the_moment(tmp_path: Path) 
             assert [] == scene.source.forced
 
         play(tmp_path / str(number), work, rules=[ESCALATES])
+
+
+def test_escalation_respects_a_hold_in_the_last_moment(tmp_path: Path) -> None:
+    """
+    The file is looked for once more on the source's own thread, after "escalated" is on disk.
+    """
+
+    async def work(scene: Scene) -> None:
+        _stubborn(scene)
+        await scene.stopper.submit([scene.nominate("1")])
+        await scene.time.advance(60)
+        escalate = scene.ledger.escalate
+
+        async def held_meanwhile(row: Row, at: datetime) -> Row:
+            escalated = await escalate(row, at)
+            (tmp_path / "hold").write_text("now!")
+            return escalated
+
+        scene.ledger.escalate = held_meanwhile  # type: ignore[method-assign]
+        assert "failed" == await scene.outcome("1")
+        assert [] == scene.source.forced
+        assert "on hold" in scene.stopper.last_outcomes(1)[0].text
+
+    play(tmp_path, work, rules=[ESCALATES])
+
+
+@pytest.mark.parametrize("rule", [EVERYTHING, ESCALATES], ids=["", "escalates"])
+def test_another_source_proves_no_end_and_is_not_escalated(tmp_path: Path, rule: Rule) -> None:
+    """
+    After a reload the same name may mean another server: that the run is not there says nothing of the one asked.
+    """
+
+    async def work(scene: Scene) -> None:
+        _stubborn(scene)
+        await scene.stopper.submit([scene.nominate("1")])
+        await scene.time.advance(10)
+        assert ["1"] == scene.source.stop_requests
+        other = FakeSource("local", now=scene.time.now)
+        scene.workers["local"] = type(scene.workers["local"])(other)
+        assert "unconfirmed" == await scene.outcome("1")
+        assert [] == other.forced
+
+    play(tmp_path, work, rules=[rule])
 
 
 @pytest.mark.parametrize("orphaned", [False, True])
