@@ -40,6 +40,9 @@ class Time:
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.set_by = 0.0
+        """By how much somebody set the clock on the wall."""
+
         self.shortest_wait = 0.0
         """Waits are no shorter, so that hours pass in few steps."""
 
@@ -48,7 +51,7 @@ class Time:
 
     def now(self) -> datetime:
         """The clock on the wall."""
-        return BEGIN + timedelta(seconds=self.seconds)
+        return BEGIN + timedelta(seconds=self.seconds + self.set_by)
 
     def monotonic(self) -> float:
         """The same, as seconds since somewhen."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ssis_exporter.errors import SourceUnreachable
 from ssis_exporter.model import (
     Execution,
     ExecutionKey,
@@ -81,6 +82,27 @@ def test_a_grace_that_a_reload_made_longer_is_waited_for(tmp_path: Path, before:
         assert 600 <= scene.time.seconds < 660
 
     play(tmp_path, work, rules=[replace(GRACE, grace=before)])
+
+
+@pytest.mark.parametrize("step", [-86_400.0, -1.0, 86_400.0])
+def test_a_clock_that_is_set_keeps_no_nomination_alive(tmp_path: Path, step: float) -> None:
+    """
+    Nobody can look; after `request_ttl` it is given up, whatever the clock on the wall says.
+    """
+
+    async def work(scene: Scene) -> None:
+        scene.source.start("1")
+        scene.source.fail_with = SourceUnreachable("nobody answers")
+        await scene.stopper.submit([scene.nominate("1")])
+        await scene.time.advance(60)
+        scene.time.set_by = step
+        assert "expired" == await scene.outcome("1")
+        assert scene.time.seconds <= 15 * 60 + 10
+        scene.source.fail_with = None
+        await scene.time.advance(3600)
+        assert [] == scene.source.stop_requests
+
+    play(tmp_path, work)
 
 
 @pytest.mark.parametrize("silenced", [True, False])
