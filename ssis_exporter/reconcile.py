@@ -19,6 +19,9 @@ ROUNDING = timedelta(seconds=1)
 EARLIER = timedelta(hours=1)
 """How much earlier a run may have begun whose start is marked as uncertain: by the hour that comes twice in autumn."""
 
+APART = timedelta(seconds=2)
+"""How far the looks of one scrape may be apart."""
+
 LINGERS = 60.0
 """How many seconds a process may outlive the end of its package before it counts as a run of its own again."""
 
@@ -31,7 +34,25 @@ class _Claim:
     """A run that another source's run owns."""
 
     owner: ExecutionKey
+    made_at: datetime
+    """When the later of the two looks was taken that it rests on."""
+
+    is_proven: bool = False
+    """
+    Whether the owner was still there at a look after those.
+
+    If not, it may have ended between the two: its own process was not among the candidates then, and the one that was
+    claimed is another run's.
+    """
+
     owner_gone_since: float | None = None
+    owner_gone_at: datetime | None = None
+    """When the look was taken that did not show the owner any more."""
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether the run may be another's than the owner's, which is gone."""
+        return self.owner_gone_at is not None and not self.is_proven
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +90,9 @@ class Reconciler:
         self._doubtful: dict[str, set[ExecutionKey]] = {}
         """By kind: runs that may be another kind's or not."""
 
+        self._released: set[ExecutionKey] = set()
+        """Runs whose owner was gone before it was proven; in doubt until another owns them."""
+
         self._last: tuple[tuple[object, ...], list[Reading]] = ((), [])
 
     def note(self, kind: str, seen: Snapshot) -> None:
@@ -99,7 +123,7 @@ class Reconciler:
         lapsed, self._lapsed = self._lapsed, []
         return Links(
             elsewhere=frozenset(self._claims),
-            returned=frozenset(other for other, _ in lapsed),
+            returned=frozenset(other for other, _ in lapsed) | self._released,
             kept_alive=frozenset(claim.owner for claim in self._claims.values()),
             abandoned=frozenset(owner for _, owner in lapsed),
         )
@@ -107,6 +131,7 @@ class Reconciler:
     def keep(self, sources: Collection[str]) -> None:
         """Forgets what other sources than these saw and owned: they are not configured any more."""
         self._looks = {name: look for name, look in self._looks.items() if name in sources}
+        self._released = {key for key in self._released if key.source in sources}
         for key, claim in list(self._claims.items()):
             if key.source not in sources:
                 del self._claims[key]
@@ -120,13 +145,13 @@ class Reconciler:
         owners = {owner for owner, other in OWNERS if other == reading.info.kind}
         if not isinstance(seen, Snapshot) or not owners & kinds:
             return reading
-        hidden = frozenset(run.key.instance_id for run in seen.executions if run.key in self._claims)
-        doubtful = self._doubtful.get(reading.info.kind, set())
+        owned = {key for key, claim in self._claims.items() if not claim.is_in_doubt}
+        doubtful = self._doubtful.get(reading.info.kind, set()) | self._released | (self._claims.keys() - owned)
+        shown = tuple(run for run in seen.executions if run.key not in owned)
+        hidden = frozenset(run.key.instance_id for run in seen.executions if run.key in owned)
         new = replace(
             seen,
-            executions=tuple(run for run in seen.executions if run.key not in self._claims)
-            if hidden
-            else seen.executions,
+            executions=shown if hidden else seen.executions,
             shown_elsewhere=hidden,
             ambiguous=sum(run.key in doubtful for run in seen.executions),
         )
@@ -145,6 +170,7 @@ class Reconciler:
         since = min((seen.taken_at for kind, seen in self._looks.values() if kind == other_kind), default=None)
         owning = [run for run in owning if run.key not in self._claims and _began_by(run, since)]
         self._doubtful[other_kind] = self._claim(owning, others, fits)
+        self._released -= self._claims.keys()
 
     def _runs(self, kind: str) -> list[Execution]:
         return [run for its_kind, seen in self._looks.values() if its_kind == kind for run in seen.executions]
@@ -152,18 +178,27 @@ class Reconciler:
     def _age_claims(self, other_kind: str, owning: set[ExecutionKey], others: set[ExecutionKey], looked: str) -> None:
         """Forgets claims on runs that ended, and on those whose owner ended long ago while they live on."""
         now = self._monotonic()
+        looked_at = self._looks[looked][1].taken_at
+        self._released -= {key for key in self._released if key.source == looked and key not in others}
         for key, claim in list(self._claims.items()):
             if self._looks[key.source][0] != other_kind:
                 continue
-            if key.source == looked and key not in others:
-                del self._claims[key]
-            elif claim.owner.source == looked and claim.owner in owning:
-                claim.owner_gone_since = None
-            elif claim.owner.source == looked:
-                if claim.owner_gone_since is None:
-                    claim.owner_gone_since = now
-                elif now - claim.owner_gone_since > LINGERS:
-                    self._lapse(key)
+            if key.source == looked:
+                if key not in others:
+                    del self._claims[key]
+                elif claim.is_in_doubt and claim.owner_gone_at is not None and looked_at > claim.owner_gone_at:
+                    # It lives on after its owner, so it was never the owner's.
+                    del self._claims[key]
+                    self._released.add(key)
+            elif claim.owner.source != looked:
+                continue
+            elif claim.owner in owning:
+                claim.owner_gone_since = claim.owner_gone_at = None
+                claim.is_proven |= looked_at >= claim.made_at + APART
+            elif claim.owner_gone_since is None:
+                claim.owner_gone_since, claim.owner_gone_at = now, looked_at
+            elif claim.is_proven and now - claim.owner_gone_since > LINGERS:
+                self._lapse(key)
 
     def _lapse(self, key: ExecutionKey) -> None:
         self._lapsed.append((key, self._claims.pop(key).owner))
@@ -173,7 +208,7 @@ class Reconciler:
         owners_that_have_one = {claim.owner for claim in self._claims.values()}
         free: dict[str, list[Execution]] = defaultdict(list)
         for other in others:
-            if other.key not in self._claims:
+            if other.key not in self._claims or self._claims[other.key].is_in_doubt:
                 free[other.facts.package_name.casefold()].append(other)
         open_owners = [run for run in owning if run.key not in owners_that_have_one]
         while True:
@@ -188,7 +223,8 @@ class Reconciler:
             if not certain:
                 return {candidate.other.key for found in candidates.values() for candidate in found}
             for owner, other in certain.items():
-                self._claims[other.key] = _Claim(owner)
+                looks = (self._looks[key.source][1].taken_at for key in (owner, other.key))
+                self._claims[other.key] = _Claim(owner, made_at=max(looks))
                 free[other.facts.package_name.casefold()].remove(other)
             open_owners = [run for run in open_owners if run.key not in certain]
 

@@ -174,14 +174,54 @@ def test_a_process_that_outlives_its_package_comes_back(reconciler: Reconciler, 
     """
     A process whose package is no longer listed lingers unseen for a minute, then counts as a run again.
     """
-    process = reading("dtexec", run("dtexec", "1-1", 0))
-    reconciler.reconcile([reading("dts", run("dts", "a", 1)), process])
-    soon = reconciler.reconcile([reading("dts"), process])
+    process = run("dtexec", "1-1", 0)
+    for at in (10, 25):
+        reconciler.reconcile([reading("dts", run("dts", "a", 1), at=at), reading("dtexec", process, at=at)])
+    soon = reconciler.reconcile([reading("dts", at=40), reading("dtexec", process, at=40)])
     clock.now = LINGERS + 1
-    later = reconciler.reconcile([reading("dts"), reading("dtexec", run("dtexec", "1-1", 0))])
+    later = reconciler.reconcile([reading("dts", at=105), reading("dtexec", process, at=105)])
+    links = reconciler.links()
 
     assert set() == shown(soon)["dtexec"]
     assert {"1-1"} == shown(later)["dtexec"]
+    assert (frozenset({process.key}), frozenset({ExecutionKey("dts", "a")})) == (links.returned, links.abandoned)
+
+
+def test_a_package_that_ended_between_two_looks_owns_no_other_process(reconciler: Reconciler) -> None:
+    """
+    A package that is listed while its own process has just ended claims the only other one that fits. It is gone from
+    the next look: the process is shown and in doubt, and where it lives on after that, the package's end counts.
+    """
+    other = run("dtexec", "2-2", 0)
+    claimed = reconciler.reconcile([reading("dts", run("dts", "a", 1), at=10), reading("dtexec", other, at=10)])
+    gone = reconciler.reconcile([reading("dts", at=25), reading("dtexec", other, at=25)])
+    before = reconciler.links()
+    reconciler.reconcile([reading("dts", at=40), reading("dtexec", other, at=40)])
+    after = reconciler.links()
+    owned = reconciler.reconcile([reading("dts", run("dts", "b", 2), at=55), reading("dtexec", other, at=55)])
+
+    assert set() == shown(claimed)["dtexec"]
+    assert {"2-2"} == shown(gone)["dtexec"]
+    assert 1 == doubtful(gone)
+    assert frozenset({other.key}) == before.elsewhere
+    assert (frozenset({other.key}), frozenset(), frozenset()) == (after.returned, after.kept_alive, after.abandoned)
+    assert {"dts": {"b"}, "dtexec": set()} == shown(owned)
+    assert 0 == doubtful(owned)
+
+
+def test_a_package_and_its_process_that_end_at_once_end_once(reconciler: Reconciler) -> None:
+    """
+    A short run whose package is told to have ended before its process is: the process's end is not a second one.
+    """
+    process = run("dtexec", "1-1", 0)
+    reconciler.reconcile([reading("dts", run("dts", "a", 1), at=10), reading("dtexec", process, at=10)])
+    ended = reading("dts", at=25).outcome
+    assert isinstance(ended, Snapshot)
+    reconciler.note("dts", ended)
+    links = reconciler.links()
+
+    assert frozenset({process.key}) == links.elsewhere
+    assert frozenset() == links.returned
 
 
 def test_an_unknown_user_is_no_proof(reconciler: Reconciler) -> None:

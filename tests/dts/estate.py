@@ -38,10 +38,12 @@ class Package:
     start_ticks: int = field(default_factory=lambda: ticks(datetime.now()))
     raw_duration: int = 0
     process: subprocess.Popen[bytes] | None = None
+    pid: int = 0
+    """Of a process that somebody else started."""
 
     def line(self) -> str:
         """As the contract's assembly reads it."""
-        pid = 0 if self.process is None else self.process.pid
+        pid = self.pid if self.process is None else self.process.pid
         texts = [self.instance, self.package_id, self.name, self.description, self.user]
         escaped = [text.replace("\n", "\\n").replace("\t", "\\t") for text in texts]
         return "\t".join([*escaped, str(self.start_ticks), str(self.raw_duration), str(pid)])

@@ -1,0 +1,159 @@
+"""Runs that `dts` and `dtexec` both see, both real: each is one run, on the page and in what is counted as ended."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import random
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from ssis_exporter.history import read_history
+from tests.dts.assemblies import build
+from tests.dts.estate import Estate, Package, ticks
+from tests.dts.served import Page, Served, served, source_entry
+from tests.estate import Estate as Processes
+from tests.stack import wait_until
+
+pytestmark = pytest.mark.real
+
+FULL = os.environ.get("SSIS_EXPORTER_FULL") == "1"
+RUNS = 200
+NAMES = 60
+TICK = 0.3 if FULL else 0.15
+A_TICK = 4
+"""Runs that begin in one."""
+
+
+@dataclass
+class Run:
+    """A process, and what the API will say of it."""
+
+    pid: int
+    package: Package
+    registers_at: float
+    ends_at: float
+    has_ended: bool = False
+
+
+class Machine:
+    """Processes that look like dtexec's, and the API that hears of each a little later."""
+
+    def __init__(self, estate: Estate, processes: Processes) -> None:
+        self.estate = estate
+        self.rng = random.Random(2)
+        self.prefix = f"Both{uuid.uuid4().hex[:8]}"
+        self.user = pwd.getpwuid(os.geteuid()).pw_name
+        self.nursery = processes.nursery()
+        self.runs: list[Run] = []
+        self.is_down = False
+
+    def pass_time(self) -> None:
+        """What happens from one scrape to the next."""
+        now = time.monotonic()
+        for _ in range(min(A_TICK, RUNS - len(self.runs))):
+            name = f"{self.prefix}_{self.rng.randrange(NAMES)}"
+            pid = self.nursery.start("dtexec", "/FILE", f"/etl/{name}.dtsx")
+            package = Package(name, user=self.user, pid=pid)
+            registers_at = now + self.rng.choice([0.0, self.rng.uniform(0, 1.5)])
+            self.runs.append(Run(pid, package, registers_at, now + self.rng.uniform(1, 6)))
+        ending = [run for run in self.runs if not run.has_ended and run.ends_at <= now]
+        self.nursery.end([run.pid for run in ending])
+        for run in ending:
+            run.has_ended = True
+        for run in self.runs:
+            if run.registers_at <= now and run.package not in self.estate.packages and not run.has_ended:
+                run.package.start_ticks = ticks(datetime.now())
+                self.estate.packages.append(run.package)
+        if self.rng.random() < 0.15:
+            self.is_down = not self.is_down
+            self.estate.faults(*(["list throw 0x800706BA"] if self.is_down else []))
+        self.estate.write()
+
+    def end(self) -> None:
+        """Everything ends, and the API answers."""
+        self.nursery.end([run.pid for run in self.runs if not run.has_ended])
+        for run in self.runs:
+            run.has_ended = True
+        self.estate.faults()
+
+    @property
+    def ended(self) -> int:
+        """How many have ended."""
+        return sum(run.has_ended for run in self.runs)
+
+
+class Seen:
+    """What one scrape says of these runs, by the ids of their processes."""
+
+    def __init__(self, page: Page, machine: Machine) -> None:
+        pids = {run.package.instance: run.pid for run in machine.runs}
+        self.by_dts = {pids[instance] for instance in page.runs("local")}
+        self.by_dtexec = {
+            int(instance.split("-")[0])
+            for instance, labels in page.runs("processes").items()
+            if labels["package_name"].startswith(machine.prefix)
+        }
+        self.dts_is_up = page.value("ssis_up", source="local") == 1
+        self.ambiguous = page.value("ssis_ambiguous_executions", source="processes") or 0
+
+
+def counted_ends(state: Path, machine: Machine) -> int:
+    """What the history counts; its counters begin at 0 on the page, and stay there for a while."""
+    packages = read_history(state).packages
+    return sum(
+        sum(record.counts.values()) for key, record in packages.items() if key.name.startswith(machine.prefix)
+    )
+
+
+def test_each_run_counts_once(tmp_path: Path) -> None:
+    """
+    Two hundred runs with random delays between process and API, equal names, and `dts` going down and up: none is shown
+    twice without being counted as ambiguous, none that `dts` owns appears under `dtexec` while `dts` is down, none ends
+    before it ended, and each ends once, but for those that were ambiguous.
+    """
+    (tmp_path / "assemblies").mkdir()
+    (tmp_path / "estate").mkdir()
+    estate = Estate(tmp_path / "estate", build(tmp_path / "assemblies", (16,)))
+    entries = (source_entry(estate), "  - {name: processes, kind: dtexec}\n")
+    with Processes(tmp_path / "processes") as processes, served(tmp_path, estate, *entries) as exporter:
+        exporter.wait_until_up()
+        machine = Machine(estate, processes)
+        shown_twice = watch(machine, exporter, tmp_path / "state")
+        machine.end()
+        exporter.wait_until_up()
+        last = Seen(exporter.scrape(), machine)
+        wait_until(lambda: counted_ends(tmp_path / "state", machine) >= RUNS, "all ends in the history")
+        counted = counted_ends(tmp_path / "state", machine)
+
+    print(f"{len(shown_twice)} of {RUNS} were ambiguous for a while; {counted} ends were counted")
+    assert set() == last.by_dts | last.by_dtexec
+    assert counted <= RUNS + len(shown_twice)
+    assert len(shown_twice) < RUNS / 2
+
+
+def watch(machine: Machine, exporter: Served, state: Path) -> set[int]:
+    """Scrapes while the runs come and go; those that were ever shown by both."""
+    shown_twice: set[int] = set()
+    owned_by_dts: set[int] = set()
+    while len(machine.runs) < RUNS or machine.ended < RUNS * 0.9:
+        machine.pass_time()
+        alive = {run.pid for run in machine.runs if not run.has_ended}
+        seen = Seen(exporter.scrape(), machine)
+        if seen.dts_is_up:
+            twice = seen.by_dts & seen.by_dtexec
+            assert len(twice) <= seen.ambiguous
+            assert alive <= seen.by_dts | seen.by_dtexec
+            shown_twice |= twice
+            owned_by_dts = (seen.by_dts - seen.by_dtexec) & alive
+        else:
+            assert set() == seen.by_dts
+            assert set() == owned_by_dts & seen.by_dtexec
+        assert counted_ends(state, machine) <= machine.ended + len(shown_twice)
+        time.sleep(TICK)
+    return shown_twice
