@@ -40,6 +40,7 @@ class Watch:
         self.scene = scene
         self.body = b""
         self.stopped: list[ExecutionKey] = []
+        self.wrong: list[Exception] = []
         self._number = 0
         for worker in scene.workers.values():
             source: Any = worker.source
@@ -47,7 +48,11 @@ class Watch:
 
     def _checked(self, act: Any) -> Any:
         def request_stop(execution: Execution) -> StopReply:
-            self._check(execution)
+            try:
+                self._check(execution)
+            except Exception as exc:
+                # The stopper takes whatever a source raises, so it is kept for the end.
+                self.wrong.append(exc)
             self.stopped.append(execution.key)
             reply: StopReply = act(execution)
             return reply
@@ -109,6 +114,8 @@ class Watch:
         if isinstance(message, AlertMessage):
             await webhook._decide(self.scene.stopper, select(message))
             await self.scene.time.run_until(lambda: not self.scene.stopper.pending())
+        if self.wrong:
+            raise self.wrong[0]
         return self.stopped
 
     def clear(self) -> None:
@@ -214,3 +221,22 @@ def test_a_changed_body_never_stops_a_run_that_it_does_not_name() -> None:
     assert len(BODY_NAMES) == unchanged
     # Many are changed where it does not matter: without those the test would show nothing.
     assert count // 20 < did < count
+
+
+def test_a_stop_that_the_body_does_not_name_is_noticed() -> None:
+    """
+    The check is not empty: a request for another run fails it, although the stopper takes what a source raises.
+    """
+
+    async def work(folder: Path) -> None:
+        async with scene(folder) as made:
+            watch = Watch(made)
+            body, _ = watch.fresh("firing")
+            source: Any = made.workers["sqlprod01"].source
+            asked = source.request_stop
+            other = next(run for run in source.snapshot().executions if run.facts.package_name == "Payroll_Load")
+            source.request_stop = lambda _: asked(other)
+            await watch.send(body)
+
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder, pytest.raises(AssertionError):
+        asyncio.run(work(Path(folder)))
