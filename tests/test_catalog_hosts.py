@@ -320,12 +320,40 @@ def test_check_prints_what_to_grant(tmp_path: Path) -> None:
     texts = [finding.text for finding in findings]
     assert any("cannot stop" in text and "27123" in text for text in texts)
     assert any("encrypt is false" in text for text in texts)
+    assert not any("open executions" in text for text in texts)
     (problem,) = [finding for finding in findings if finding.level is FindingLevel.PROBLEM]
     assert (
         "USE [SSISDB];\n"
         "IF USER_ID(N'o''dd ]name') IS NULL CREATE USER [o'dd ]]name] FOR LOGIN [o'dd ]]name];\n"
         "ALTER ROLE ssis_logreader ADD MEMBER [o'dd ]]name];"
     ) == problem.remedy
+
+
+def test_check_prints_how_to_let_a_login_in(made: Rig) -> None:
+    """
+    A login without a user in the database is refused before it can be told anything else.
+    """
+    made.estate.accounts["exporter"].has_user = False
+
+    (problem,) = made.source().check()
+
+    assert "the login has no user in it" in problem.text
+    assert (
+        "USE [SSISDB];\n"
+        "IF USER_ID(N'exporter') IS NULL CREATE USER [exporter] FOR LOGIN [exporter];\n"
+        "ALTER ROLE ssis_logreader ADD MEMBER [exporter];"
+    ) == problem.remedy
+
+
+def test_check_of_a_wrong_password_grants_nothing(made: Rig) -> None:
+    """
+    What no grant mends has none.
+    """
+    made.server.faults.refuse_login = 18456
+
+    (problem,) = made.source().check()
+
+    assert ("", True) == (problem.remedy, "the login failed" in problem.text)
 
 
 def test_check_before_2016_names_the_only_role_there_is(tmp_path: Path) -> None:
@@ -356,6 +384,8 @@ def test_check_says_whether_a_windows_account_could_stop(tmp_path: Path, roles: 
         findings = source.check()
 
     assert any(words in finding.text for finding in findings)
+    grants = [one.remedy for one in findings if "may stop only" in one.text]
+    assert all("CREATE USER [CORP\\svc]" in one and "ALTER ROLE ssis_admin" in one for one in grants)
     assert any("1 open executions" in finding.text and "SQL Server 16.0" in finding.text for finding in findings)
 
 

@@ -463,6 +463,33 @@ def test_a_restore_is_noticed_and_read_anew(made: Rig) -> None:
     assert () == seen.ended
 
 
+@pytest.mark.parametrize(
+    ("fact", "value"),
+    [
+        ("fork", "6f9619ff-8b86-d011-b42d-00c04fc964ff"),
+        ("created", "2026-02-01T10:00:00"),
+        ("server_name", "SQL02"),
+    ],
+)
+def test_another_copy_under_the_same_name_is_read_anew(made: Rig, clock: Clock, fact: str, value: str) -> None:
+    """
+    Another fork, another copy of the database, another server behind the name: each alone says that an id may be
+    another run's, also where its row looks like the one that was known.
+    """
+    number = made.estate.add(package_name="Known.dtsx")
+    source = made.source()
+    source.snapshot()
+    clock.pass_time(minutes=1)
+    made.estate.delete(number)
+    made.estate.add(number, package_name="Another.dtsx")
+    setattr(made.estate, fact, value)
+    made.estate._describe()
+
+    (run,) = complete(source).executions
+
+    assert "Another" == run.facts.package_name
+
+
 def test_a_restore_is_noticed_by_a_login_that_may_not_see_forks(made: Rig) -> None:
     """
     Where the recovery fork is hidden, ids that went back tell it.

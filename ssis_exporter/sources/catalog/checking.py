@@ -4,23 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ssis_exporter.errors import SourceError
 from ssis_exporter.model import Finding, FindingLevel, Scope
 from ssis_exporter.sources.catalog.queries import Place
 from ssis_exporter.sources.catalog.rights import grant_reading, grant_stopping
 from ssis_exporter.sources.catalog.session import AZURE_DATABASE, AZURE_MANAGED, CatalogSession
-from ssis_exporter.sources.catalog.settings import CatalogSettings
+from ssis_exporter.sources.catalog.settings import CatalogSettings, Credentials
+from ssis_exporter.sources.catalog.troubles import ServerError
+
+NOT_LET_IN = {229, 916, 4060}
+"""Errors of a login that the server knows and the database does not let in. 4060 may also be a missing database."""
 
 
-def findings(settings: CatalogSettings, session: CatalogSession, place: Place, open_runs: int) -> Iterator[Finding]:
-    """One sentence each, with T-SQL to copy where a right is missing."""
+def findings(settings: CatalogSettings, session: CatalogSession, place: Place, open_runs: str) -> Iterator[Finding]:
+    """One sentence each, with T-SQL to copy where a right is missing. `open_runs` is empty where nobody can tell."""
+    shown = f"; {open_runs} open executions" if open_runs else ""
     yield Finding(
         level=FindingLevel.OK,
-        text=f"{settings.address} answers (SQL Server {session.version}), logged in as {session.server.login};"
-        f" {open_runs} open executions",
+        text=f"{settings.address} answers (SQL Server {session.version}), logged in as {session.server.login}{shown}",
     )
     yield from _encryption(settings)
     yield _reading(settings, session, place)
     yield _stopping(settings, session, place)
+
+
+def trouble(settings: CatalogSettings, exc: SourceError) -> Finding:
+    """Why nothing could be read, with T-SQL to copy where the database does not let the login in."""
+    cause, remedy = exc.__cause__, ""
+    if isinstance(cause, ServerError) and NOT_LET_IN & set(cause.numbers):
+        login = settings.auth.user if isinstance(settings.auth, Credentials) else "DOMAIN\\account"
+        remedy = grant_reading(login, settings.database, has_logreader=True)
+    return Finding(level=FindingLevel.PROBLEM, text=str(exc), remedy=remedy)
 
 
 def _encryption(settings: CatalogSettings) -> Iterator[Finding]:

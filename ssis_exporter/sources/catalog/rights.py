@@ -48,16 +48,21 @@ def quoted(name: str) -> str:
 def grant_reading(login: str, database: str, *, has_logreader: bool) -> str:
     """T-SQL that lets a login see every run."""
     role = "ssis_logreader" if has_logreader else "ssis_admin"
+    return _grant(login, database, role)
+
+
+def grant_stopping(login: str, database: str) -> str:
+    """T-SQL that lets a login stop every run (`ssis_admin` may do more than that: deploy, run, configure)."""
+    return _grant(login, database, "ssis_admin")
+
+
+def _grant(login: str, database: str, role: str) -> str:
+    # A login may come by a group, or by a role of the server, and have no user of its own.
     return (
         f"USE {quoted(database)};\n"
         f"IF USER_ID(N'{_literal(login)}') IS NULL CREATE USER {quoted(login)} FOR LOGIN {quoted(login)};\n"
         f"ALTER ROLE {role} ADD MEMBER {quoted(login)};"
     )
-
-
-def grant_stopping(login: str, database: str) -> str:
-    """T-SQL that lets a login stop every run (`ssis_admin` may do more than that: deploy, run, configure)."""
-    return f"USE {quoted(database)};\nALTER ROLE ssis_admin ADD MEMBER {quoted(login)};"
 
 
 def _literal(name: str) -> str:

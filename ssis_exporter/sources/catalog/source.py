@@ -18,13 +18,12 @@ from ssis_exporter.model import (
     Execution,
     ExecutionStatus,
     Finding,
-    FindingLevel,
     Scope,
     Snapshot,
     SourceInfo,
     StopReply,
 )
-from ssis_exporter.sources.catalog.checking import findings
+from ssis_exporter.sources.catalog.checking import findings, trouble
 from ssis_exporter.sources.catalog.counters import Counters
 from ssis_exporter.sources.catalog.deadline import Deadline
 from ssis_exporter.sources.catalog.hosts import HostsSeen, LocalHosts, make_local_hosts
@@ -177,11 +176,14 @@ class CatalogSource(RecordingSource, StoppableSource):
             with self._telling():
                 session = self._open(deadline)
                 place = session.queries.place(deadline)
+                open_runs = ""
                 if place.rights.visibility.scope is Scope.ALL:
                     self._looker.look(session.queries, deadline)
-                return list(findings(self._settings, session, place, len(self._looker.memory.open)))
+                    memory = self._looker.memory
+                    open_runs = f"{'at least ' if memory.fill is not None else ''}{len(memory.open)}"
+                return list(findings(self._settings, session, place, open_runs))
         except SourceError as exc:
-            return [Finding(level=FindingLevel.PROBLEM, text=str(exc))]
+            return [trouble(self._settings, exc)]
 
     def close(self) -> None:
         """Closes the connection."""
