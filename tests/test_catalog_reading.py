@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from ssis_exporter.collector import Collector
-from ssis_exporter.errors import SourceAccessDenied, SourceBroken
+from ssis_exporter.errors import SourceAccessDenied, SourceBroken, SourceTimeout
 from ssis_exporter.model import ExecutionStatus, Reading, Result, Scope
 from ssis_exporter.sources.catalog import CatalogSource
 from ssis_exporter.sources.catalog import look as look_module
@@ -417,7 +417,9 @@ def test_a_new_row_that_ended_and_is_locked_is_told_when_it_is_committed(made: R
     source.snapshot()
     number = made.estate.add(status=2)
     made.estate.hold_lock(number, status=7, end_time=made.estate.now())
-    assert () == source.snapshot().ended
+    seen = source.snapshot()
+    # A later life of the exporter must not go on behind what has still to be told.
+    assert ((), "") == (seen.ended, seen.bookmark)
 
     made.estate.commit(number)
 
@@ -461,6 +463,47 @@ def test_a_restore_is_noticed_and_read_anew(made: Rig) -> None:
     assert {first: "First", reused: "Another"} == names
     assert before[str(first)] is next(run.facts for run in seen.executions if run.key.instance_id == str(first))
     assert () == seen.ended
+
+
+def test_ids_that_were_given_out_again_are_other_runs(made: Rig, clock: Clock) -> None:
+    """
+    A restore that nothing tells but a highest id that went back: the ids below it may be other runs' by now.
+    """
+    for _ in range(5):
+        made.estate.add(package_name="Lost.dtsx")
+    source = made.source()
+    source.snapshot()
+    clock.pass_time(minutes=1)
+    for number in (2, 3, 4, 5):
+        made.estate.delete(number)
+    made.estate.add(2, package_name="Another.dtsx")
+
+    names = {int(run.key.instance_id): run.facts.package_name for run in source.snapshot().executions}
+
+    assert {1: "Lost", 2: "Another"} == names
+
+
+def test_an_end_is_told_although_reading_anew_was_cut_off(made: Rig) -> None:
+    """
+    A failover during which a run ended, and a look at it that failed half-way: the next one still knows what was open.
+    """
+    number = made.estate.add()
+    source = made.source()
+    source.snapshot()
+    made.estate.end(number)
+    made.estate.fork = "6f9619ff-8b86-d011-b42d-00c04fc964ff"
+    made.estate._describe()
+
+    def fail_once(text: str) -> None:
+        if text.startswith("SELECT e.execution_id FROM"):
+            made.server.before_each = None
+            made.server.faults.errors = [(1205, 1)]
+
+    made.server.before_each = fail_once
+    with pytest.raises(SourceTimeout):
+        source.snapshot()
+
+    assert [str(number)] == [end.facts.key.instance_id for end in source.snapshot().ended]
 
 
 @pytest.mark.parametrize(

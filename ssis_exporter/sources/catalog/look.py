@@ -144,10 +144,18 @@ class Looker:
         """Ids above the highest one vanished: rows that were rolled back, or a restore that nothing else tells of."""
         before = self.memory.go_back(highest=place.highest)
         self._set_aside = before | self._set_aside
-        self._take_survivors(queries, before, place.now, deadline)
+        # Where nothing else tells of a restore, their ids are not new to us, and nobody else would look at them.
+        self.memory.unsure |= self._take_survivors(queries, before, place.now, deadline)
 
-    def _take_survivors(self, queries: Queries, before: dict[int, OpenRun], now: datetime, deadline: Deadline) -> None:
-        """The runs that were open before and are the same ones still: they were not gone for a moment."""
+    def _take_survivors(
+        self, queries: Queries, before: dict[int, OpenRun], now: datetime, deadline: Deadline
+    ) -> set[int]:
+        """
+        The runs that were open before and are the same ones still: they were not gone for a moment.
+
+        Returns the ids that are another run's now.
+        """
+        others: set[int] = set()
         for row in queries.by_id(before, deadline, committed=False):
             run = before[row.execution_id]
             if same_run(run.facts, row.facts(self._source)):
@@ -155,6 +163,9 @@ class Looker:
                 self.memory.restore(row.execution_id, run)
                 if row.is_open:
                     self.memory.keep(row, now)
+            else:
+                others.add(row.execution_id)
+        return others
 
     def _take_changes(self, changed: list[Changed], now: datetime) -> list[int]:
         """Known runs: what they are now. Returns those that seem to have ended."""
