@@ -21,6 +21,9 @@ SECURITY_HEADERS = {
 }
 
 
+NOT_FOUND = "not found; the pages are linked from /"
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a request is not served."""
@@ -117,7 +120,15 @@ class NotFound(Handler):
         """404 for every method, once the guard let it pass."""
         await super().prepare()
         if not self._finished:
-            self.refuse(HTTPStatus.NOT_FOUND, "not found; the pages are linked from /")
+            self.refuse(HTTPStatus.NOT_FOUND, NOT_FOUND)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """404 also for a method that nobody knows: there is none that would be right."""
+        if status_code != HTTPStatus.METHOD_NOT_ALLOWED:
+            super().write_error(status_code, **kwargs)
+            return
+        self.set_default_headers()
+        self.refuse(HTTPStatus.NOT_FOUND, NOT_FOUND)
 
 
 def log_request(handler: RequestHandler) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from tornado.httpserver import HTTPServer
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PAUSE_SECONDS = 0.2
-_ACCEPTS_AT_ONCE = 128
 _QUIET_SECONDS = 60.0
 
 
@@ -43,7 +43,7 @@ class Limits:
     """For an answer to be read, from its first byte to its last."""
 
     max_connections: int = 512
-    """Beyond it, the connection that has been idle longest makes room. Never more than half of the descriptors."""
+    """Beyond it, the connection that has been idle longest makes room. Never more than half of the free descriptors."""
 
     max_head_bytes: int = 16 * 1024
     max_body_bytes: int = 1024 * 1024
@@ -77,7 +77,7 @@ class Listener:
         self._wanted = tuple(addresses)
         self._tls = tls
         self._limits = limits if limits is not None else Limits()
-        self._max_connections = _at_most_half_of_the_descriptors(self._limits.max_connections)
+        self._max_connections = self._limits.max_connections
         self._max_buffer = self._limits.max_head_bytes + self._limits.max_body_bytes + 128 * 1024
         self._server = HTTPServer(
             Watcher(application),
@@ -119,6 +119,7 @@ class Listener:
         except BaseException:
             close_all(bound)
             raise
+        self._max_connections = _at_most_half_of_the_free_descriptors(self._limits.max_connections)
         self._sockets = bound
         self._addresses = tuple(Address(*one.getsockname()[:2]) for one in bound)
         for one in bound:
@@ -161,7 +162,9 @@ class Listener:
         IOLoop.current().remove_handler(listening)
 
     def _accept(self, listening: socket.socket, _events: int) -> None:
-        for _ in range(_ACCEPTS_AT_ONCE):
+        # A part of what there is room for: between two parts those who have something to say are heard, so that of a
+        # crowd the silent ones are dropped.
+        for _ in range(max(1, self._max_connections // 4)):
             try:
                 raw, address = listening.accept()
             except BlockingIOError:
@@ -174,13 +177,15 @@ class Listener:
             self._welcome(raw, peer_name(address))
 
     def _cannot_accept(self, listening: socket.socket, exc: OSError) -> None:
-        # The peer stays in the queue and the socket stays readable: without a rest this would spin.
-        if exc.errno in _EXHAUSTED:
-            self._make_room("file descriptors are exhausted")
         now = time.monotonic()
         if now - self._told_exhausted >= _QUIET_SECONDS:
             self._told_exhausted = now
             log.warning("cannot accept connections for the moment: %s", exc)
+        if exc.errno in _EXHAUSTED and any(one.phase is Phase.WAITING for one in self._connections):
+            # Each one accepted costs one that idles, so this comes to an end.
+            self._make_room("file descriptors are exhausted")
+            return
+        # The peer stays in the queue and the socket stays readable: without a rest this would spin.
         self._rest(listening)
         asyncio.get_running_loop().call_later(_PAUSE_SECONDS, self._accept_on, listening)
 
@@ -233,11 +238,17 @@ class Listener:
         self._changed.set()
 
 
-def _at_most_half_of_the_descriptors(wanted: int) -> int:
+def _at_most_half_of_the_free_descriptors(wanted: int) -> int:
     """The rest is for looking at processes, for databases and for files."""
     if sys.platform == "win32":
         return wanted
     import resource  # noqa: PLC0415 - Windows has no such module
 
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft // 2))
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return wanted
+    try:
+        used = sum(1 for _ in Path("/dev/fd").iterdir())
+    except OSError:
+        used = 0
+    return max(1, min(wanted, (limit - used) // 2))

@@ -1,4 +1,8 @@
-"""A listener in a process of its own that can be told on stdin to use up its file descriptors."""
+"""
+A listener in a process of its own that can be told on stdin to use up its file descriptors.
+
+Its argument is how many it may have.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ class Small(Handler):
 async def main() -> None:
     """Serves until stdin ends."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), hard))
     listener = Listener(Application([("/", Small)]), [Address("127.0.0.1", 0)])
     await listener.start()
     print(listener.ports[0], flush=True)

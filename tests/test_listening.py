@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import signal
 import socket
 import ssl
 import subprocess
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -611,8 +613,7 @@ def test_exhausted_descriptors_do_not_spin_or_end_it() -> None:
     """
     Without descriptors an idle connection makes room; without any of those the process rests and recovers.
     """
-    command = [sys.executable, "-m", "tests.exhausted_server"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with exhausted_server(100) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         port = int(process.stdout.readline())
@@ -645,6 +646,43 @@ def test_exhausted_descriptors_do_not_spin_or_end_it() -> None:
     assert spent < 0.5
     assert b"small" == recovered
     assert 0 == code
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of descriptors to exhaust")
+@pytest.mark.parametrize("descriptors", [24, 64])
+def test_a_silent_crowd_beyond_the_descriptors_makes_room(descriptors: int) -> None:
+    """
+    However few descriptors there are, hundreds who say nothing do not keep waiting who asks for something.
+    """
+    with exhausted_server(descriptors) as process, ExitStack() as crowd:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+
+        def come() -> socket.socket:
+            return crowd.enter_context(socket.create_connection(("127.0.0.1", port), timeout=DEADLINE))
+
+        # Nothing is accepted until all of them, and in their midst who asks, stand in the queue.
+        process.send_signal(signal.SIGSTOP)
+        for _ in range(BACKLOG // 2):
+            come()
+        peer = come()
+        peer.sendall(SMALL_GET)
+        for _ in range(BACKLOG // 4):
+            come()
+        process.send_signal(signal.SIGCONT)
+        answer = read_answer(peer).body
+        process.stdin.close()
+        code = process.wait(DEADLINE)
+
+    assert b"small" == answer
+    assert 0 == code
+
+
+def exhausted_server(descriptors: int) -> subprocess.Popen[str]:
+    """A listener that may have so many descriptors; it says its port first."""
+    command = [sys.executable, "-m", "tests.exhausted_server", str(descriptors)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def ask(port: int) -> bytes:

@@ -354,7 +354,7 @@ def test_other_methods_are_405_with_allow(path: str, method: str, allowed: str) 
 
 
 @pytest.mark.parametrize("path", ["/nope", "/metrics/", "/metricsx", "/-/", "/api/v1/", "/favicon.ico", "/%2e%2e/x"])
-@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("method", ["GET", "POST", "BREW"])
 def test_everything_else_is_404(path: str, method: str) -> None:
     """
     Other paths are not found, whatever the method; they do not lead to metrics.
@@ -362,7 +362,7 @@ def test_everything_else_is_404(path: str, method: str) -> None:
     with site("a") as here:
         answer = here.get(path, method=method)
 
-    assert 404 == answer.status
+    assert (404, "not found; the pages are linked from /\n") == (answer.status, answer.body.decode())
 
 
 @pytest.mark.parametrize(
