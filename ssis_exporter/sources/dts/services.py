@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import platform
-import re
 import socket
 import sys
 
@@ -15,8 +14,6 @@ log = logging.getLogger(__name__)
 KNOWN_RELEASES = (170, 160, 150, 140, 130, 120, 110)
 """SQL Server 2025 down to 2012. Older assemblies are of CLR 2 and cannot be loaded."""
 
-_SERVICE = re.compile(r"MsDtsServer(\d{3})", re.IGNORECASE)
-
 
 def running_releases() -> list[int]:
     """
@@ -25,22 +22,19 @@ def running_releases() -> list[int]:
     The service must run for packages to be listed (SQL Server documentation, Integration Services Service). Empty
     where there are none, and on systems without such services.
     """
-    found: set[int] = set()
+    found = []
     if sys.platform == "win32":
         import psutil  # noqa: PLC0415
 
-        try:
-            services = [(service, _SERVICE.fullmatch(service.name())) for service in psutil.win_service_iter()]
-        except (psutil.Error, OSError) as exc:
-            log.debug("the services of this machine cannot be listed: %s", exc)
-            services = []
-        for service, named in services:
+        for release in KNOWN_RELEASES:
             try:
-                if named is not None and service.status() == psutil.STATUS_RUNNING:
-                    found.add(int(named[1]))
-            except (psutil.Error, OSError):
+                if psutil.win_service_get(f"MsDtsServer{release}").status() == psutil.STATUS_RUNNING:
+                    found.append(release)
+            except psutil.NoSuchProcess:
                 continue
-    return sorted(found.intersection(KNOWN_RELEASES), reverse=True)
+            except (psutil.Error, OSError) as exc:
+                log.debug("the service of release %d cannot be asked: %s", release, exc)
+    return found
 
 
 def machine_names() -> set[str]:
