@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -286,8 +286,9 @@ def _package(record: PackageRecord) -> tuple[Any, ...]:
 
 def _open(run: OpenRun) -> tuple[Any, ...]:
     key = run.facts.key
-    # Escaped to ASCII, because a name may hold what is no valid UTF-8.
-    facts = json.dumps(msgspec.to_builtins(run.facts))
+    # Nobody's name is kept; a look tells them again. Escaped to ASCII, because a name may hold what is no valid UTF-8.
+    nameless = replace(run.facts, user_name="", caller="", description="", environment="")
+    facts = json.dumps(msgspec.to_builtins(nameless))
     sight = run.seen_under
     return (
         _text(key.source),

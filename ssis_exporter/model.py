@@ -218,7 +218,12 @@ class Snapshot:
     """Whether the source itself records how runs end (`ended`); otherwise a run that vanished has ended somehow."""
 
     bookmark: str = ""
-    """Where a later start goes on reading ends (`Source.resume`): all that ended before it has been reported."""
+    """
+    Where a later start goes on reading ends (`Source.resume`): all that ended before it has been reported.
+
+    A source that records ends gives one with each snapshot, but while it knows of an end that it has still to report:
+    until then its missing runs are taken for open.
+    """
 
     incomplete: bool = False
     """The first fill is not done: what is here is a lower bound."""

@@ -591,3 +591,28 @@ def _look(*, ended: tuple[EndedExecution, ...], open_runs: tuple[ExecutionFacts,
         records_ends=True,
         bookmark="x",
     )
+
+
+def test_nobodys_name_is_in_the_file(tmp_path: Path) -> None:
+    """
+    Open runs are kept without the accounts they belong to, and go on as the same runs.
+    """
+    facts = ExecutionFacts(
+        key=ExecutionKey("recorded", "1"),
+        package_name="Load",
+        user_name="CORP\\secret",
+        caller="CORP\\secret",
+        description="secret",
+        environment="secret",
+        started_at=T0,
+    )
+
+    async def life() -> list[str]:
+        async with history_in(tmp_path) as history:
+            history.observe(_look(ended=(), open_runs=(facts,)))
+            await history.settle(WAIT)
+            return list(history.resume_point("recorded")[1])
+
+    assert ["1"] == asyncio.run(life())
+    assert ["1"] == asyncio.run(life())
+    assert not any(b"secret" in path.read_bytes() for path in tmp_path.iterdir())
