@@ -22,7 +22,7 @@ def running_releases() -> list[int]:
     The service must run for packages to be listed (SQL Server documentation, Integration Services Service). Empty
     where there are none, and on systems without such services.
     """
-    found = []
+    found: list[int] = []
     if sys.platform == "win32":
         import psutil  # noqa: PLC0415
 
