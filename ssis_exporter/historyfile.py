@@ -148,9 +148,10 @@ class Loaded:
 
 
 PUT_PACKAGE = """
-INSERT INTO package VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+INSERT INTO package VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (source, folder, project, name) DO UPDATE SET
-seen_at = ?5, last_end = ?6, last_success = ?7, last_duration = ?8, counts = ?9, samples = ?10
+seen_at = excluded.seen_at, last_end = excluded.last_end, last_success = excluded.last_success,
+last_duration = excluded.last_duration, counts = excluded.counts, samples = excluded.samples
 """
 
 FORGET_OLD_FAILURES = """
