@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -192,6 +193,8 @@ def _source(entry: Node, base: Path) -> SourceConfig:
     except SsisExporterError as exc:
         raise own["kind"].error(str(exc)) from exc
     settings = read_shape(entry, source_class.Settings, base=base, ignore=("name", "kind"))
+    if settings.time_limit <= timedelta():
+        raise entry.value["time_limit"].error("must be longer than 0s")
     return SourceConfig(
         name=head.name,
         kind=head.kind,

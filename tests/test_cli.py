@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ssis_exporter import __version__
-from ssis_exporter.cli import COMMANDS, exits
+from ssis_exporter.cli import COMMANDS, exits, options
 from tests import outside
 from tests.installed import Done, run
 
@@ -142,6 +142,13 @@ def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
         exits.USAGE,
         f"{path}: the configuration file cannot be read: No such file or directory",
     )
+
+
+def test_who_reads_a_file_tells_that_it_cannot_be_read() -> None:
+    """
+    The flags of files leave that to the sentence that every other trouble of a file gets, instead of a usage page.
+    """
+    assert not options.FILE.readable
 
 
 def test_a_log_file_that_cannot_be_written_is_one_sentence(tmp_path: Path, config: Path) -> None:

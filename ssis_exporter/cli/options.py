@@ -18,6 +18,9 @@ from ssis_exporter.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+FILE = click.Path(path_type=Path, readable=False)
+"""Whether it can be read is told by who reads it, in one sentence as for all other troubles of a file."""
+
 
 def address(text: str) -> Address:
     """Reads `HOST:PORT`; what is no address is a usage error."""
@@ -65,7 +68,7 @@ def config_option(command: F) -> F:
     return click.option(
         "--config.file",
         "config_file",
-        type=click.Path(path_type=Path),
+        type=FILE,
         help="Configuration file; without one, processes named dtexec are read.",
     )(command)
 
@@ -75,7 +78,7 @@ def storage_option(command: F) -> F:
     return click.option(
         "--storage.path",
         "storage_path",
-        type=click.Path(path_type=Path),
+        type=FILE,
         help="Folder for what must survive a restart.  [default: the platform's state directory]",
     )(command)
 
@@ -102,7 +105,7 @@ def log_options(level: str) -> Callable[[F], F]:
         click.option(
             "--log.file",
             "log_file",
-            type=click.Path(path_type=Path),
+            type=FILE,
             help="Append to this file.  [default: stderr]",
         ),
     )
@@ -137,7 +140,7 @@ def web_config_option(command: F) -> F:
     return click.option(
         "--web.config.file",
         "web_config_file",
-        type=click.Path(path_type=Path),
+        type=FILE,
         help="TLS, users and headers, in the format of Prometheus's exporter-toolkit.",
     )(command)
 
