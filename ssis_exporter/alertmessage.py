@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from ssis_exporter.model import ExecutionKey, Nomination
+from ssis_exporter.readiness import make_ready
 
 VERSION = "4"
 """The only version of the message there is; a custom body without it is refused, not guessed at."""
@@ -59,6 +60,9 @@ class RawMessage(msgspec.Struct, frozen=True, rename="camel"):
     receiver: ShortText = ""
     group_key: str = ""
     truncated_alerts: Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)] = 0
+
+
+make_ready(RawMessage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,9 @@ from ssis_exporter.baseline import Samples
 from ssis_exporter.ends import OpenRun, SourceEnds
 from ssis_exporter.labels import clean
 from ssis_exporter.model import ExecutionFacts, Result, Scope, Visibility
+from ssis_exporter.readiness import make_ready
+
+make_ready(ExecutionFacts)
 
 NAME = "history.sqlite"
 

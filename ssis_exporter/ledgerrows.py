@@ -13,7 +13,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from ssis_exporter.model import ExecutionFacts, ExecutionKey, Nomination, RefusalReason, StopOutcome, Visibility
+from ssis_exporter.readiness import make_ready
 from ssis_exporter.stopview import Stage
+
+make_ready(ExecutionFacts, Nomination, Visibility)
 
 T = TypeVar("T")
 

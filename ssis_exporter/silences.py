@@ -12,6 +12,7 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from ssis_exporter.errors import AlertmanagerError
 from ssis_exporter.model import Nomination
+from ssis_exporter.readiness import make_ready
 
 TIMEOUT_SECONDS = 5.0
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
@@ -24,6 +25,9 @@ class _Status(msgspec.Struct, frozen=True):
 class _Alert(msgspec.Struct, frozen=True):
     labels: dict[str, str]
     status: _Status
+
+
+make_ready(list[_Alert])
 
 
 class Silences:

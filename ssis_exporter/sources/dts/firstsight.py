@@ -9,6 +9,7 @@ from datetime import datetime
 import msgspec
 
 from ssis_exporter.model import Visibility
+from ssis_exporter.readiness import make_ready
 from ssis_exporter.sources.dts.localtime import Start, utc_start
 
 log = logging.getLogger(__name__)
@@ -17,6 +18,9 @@ log = logging.getLogger(__name__)
 class _Decided(msgspec.Struct, frozen=True, array_like=True):
     at: datetime
     certain: bool
+
+
+make_ready(dict[str, _Decided])
 
 
 class FirstSights:

@@ -30,6 +30,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from ssis_exporter.readiness import make_ready
+
 PROTOCOL_VERSION = 1
 
 
@@ -109,3 +111,6 @@ class ListAnswer(msgspec.Struct, frozen=True):
     id: int
     ok: Listing | None = None
     error: Trouble | None = None
+
+
+make_ready(Hello, Failed, Request, Answer, ListAnswer)
