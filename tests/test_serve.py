@@ -433,9 +433,9 @@ def test_check_does_not_wait_for_ever(estate: Estate) -> None:
 
 def test_the_demo_shows_what_to_open() -> None:
     """
-    `demo` serves a made-up estate on loopback and prints URLs that work.
+    `demo` serves a made-up estate on loopback and prints URLs that work, and commands that a shell here finds.
     """
-    with Serving("--packages", "30", "--seed", "7", command="demo") as serving:
+    with Serving("--packages", "30", "--seed", "7", command="demo", env={"PATH": os.defpath}) as serving:
         page = serving.get("/metrics").text
         listed = run("list", "--url", serving.url)
         code = serving.stop()
@@ -445,6 +445,7 @@ def test_the_demo_shows_what_to_open() -> None:
     assert "CORP\\" in listed.out
     assert exits.OK == code
     assert any(f"{serving.url}/metrics" in line for line in serving.out)
+    assert f"  {COMMAND} list --url {serving.url}" in serving.out
 
 
 def test_the_same_seed_shows_the_same_estate() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import tempfile
 from datetime import timedelta
 from pathlib import Path
@@ -86,11 +88,19 @@ A made-up estate of SSIS packages is running. Open:
 
 Try, in another terminal:
 
-  ssis-exporter list --url {url}
+  {this_program()} list --url {url}
   curl -s {url}{telemetry_path} | grep ssis_package_execution_duration_seconds
 
 {_told_of_stopping(flags, stop)}Ctrl-C ends it.
 """)
+
+
+def this_program() -> str:
+    """How a shell in the same folder calls this program: `make demo` leaves it off the search path."""
+    if shutil.which("ssis-exporter") is not None:
+        return "ssis-exporter"
+    started_as = Path(sys.argv[0])
+    return str(started_as) if started_as.stem == "ssis-exporter" else f"{sys.executable} -m ssis_exporter"
 
 
 def _told_of_stopping(flags: Flags, stop: StopConfig | None) -> str:
@@ -98,7 +108,7 @@ def _told_of_stopping(flags: Flags, stop: StopConfig | None) -> str:
         return ""
     return f"""Runs older than an hour may be stopped ({stop.mode}); an instance id stands in the table of `list`:
 
-  ssis-exporter stop INSTANCE_ID --source demo --storage.path {flags.storage_path}
-  ssis-exporter audit --storage.path {flags.storage_path}
+  {this_program()} stop INSTANCE_ID --source demo --storage.path {flags.storage_path}
+  {this_program()} audit --storage.path {flags.storage_path}
 
 """
