@@ -445,7 +445,7 @@ def test_the_demo_shows_what_to_open() -> None:
     assert "CORP\\" in listed.out
     assert exits.OK == code
     assert any(f"{serving.url}/metrics" in line for line in serving.out)
-    assert f"  {COMMAND} list --url {serving.url}" in serving.out
+    assert f"  {COMMAND.with_suffix('')} list --url {serving.url}" in serving.out
 
 
 def test_the_same_seed_shows_the_same_estate() -> None:
