@@ -14,6 +14,11 @@ LONGEST_SECONDS = 1e10
 """No run takes three hundred years."""
 
 
+def moment(seconds: float) -> datetime:
+    """Seconds since 1970 as a time in UTC. Windows' own reckoning, by `fromtimestamp`, knows few years."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+
+
 @dataclass(frozen=True, slots=True)
 class Baseline:
     """What is usual for one package."""
@@ -75,7 +80,7 @@ class Samples:
     def merge(self, other: Samples, *, now: datetime) -> None:
         """Takes all of another's in."""
         for end, seconds in zip(other._ends, other._durations, strict=True):
-            self.add(datetime.fromtimestamp(end, UTC), timedelta(seconds=seconds), now=now)
+            self.add(moment(end), timedelta(seconds=seconds), now=now)
 
     def baseline(self) -> Baseline | None:
         """Median and 0.95 quantile (linear between the two nearest, as NumPy's default); None without samples."""

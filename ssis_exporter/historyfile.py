@@ -6,12 +6,12 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 
-from ssis_exporter.baseline import Samples
+from ssis_exporter.baseline import Samples, moment
 from ssis_exporter.ends import OpenRun, SourceEnds
 from ssis_exporter.labels import clean
 from ssis_exporter.model import ExecutionFacts, Result, Scope, Visibility
@@ -223,15 +223,16 @@ def load(connection: sqlite3.Connection) -> Loaded:
 
 
 def _load(connection: sqlite3.Connection) -> Loaded:
+    # Each answer whole: one that is left half-read keeps the file open, and Windows renames no open file.
     found = Loaded()
     for source, folder, project, name, seen, end, success, duration, counts, samples in connection.execute(
         "SELECT source, folder, project, name, seen_at, last_end, last_success, last_duration, counts, samples "
         "FROM package"
-    ):
+    ).fetchall():
         key = PackageKey(source, folder, project, name)
         found.packages[key] = PackageRecord(
             key=key,
-            seen_at=datetime.fromtimestamp(seen, UTC),
+            seen_at=moment(seen),
             counts={Result(result): int(count) for result, count in json.loads(counts).items()},
             last_end=_time(end),
             last_success=_time(success),
@@ -240,22 +241,22 @@ def _load(connection: sqlite3.Connection) -> Loaded:
         )
     for name, bookmark, first_look, cursor, filled in connection.execute(
         "SELECT name, bookmark, first_look, cursor, filled FROM source"
-    ):
+    ).fetchall():
         ends = _ends(found, name)
         ends.bookmark, ends.first_look = bookmark, _time(first_look)
         found.fills[name] = Fill(cursor, bool(filled))
     for source, instance, facts, scope, detail, elsewhere in connection.execute(
         "SELECT source, instance, facts, scope, detail, elsewhere FROM open"
-    ):
+    ).fetchall():
         known = msgspec.convert(json.loads(facts), ExecutionFacts)
         sight = Visibility(Scope(scope), detail)
         _ends(found, source).open[instance] = OpenRun(known, sight, None, timedelta(), bool(elsewhere))
-    for source, mark in connection.execute("SELECT source, mark FROM counted ORDER BY number"):
+    for source, mark in connection.execute("SELECT source, mark FROM counted ORDER BY number").fetchall():
         _ends(found, source).counted.add(mark)
     for source, instance, folder, project, name, result, ended, duration, message in connection.execute(
         "SELECT source, instance, folder, project, name, result, ended_at, duration, message FROM failure "
         "ORDER BY ended_at"
-    ):
+    ).fetchall():
         found.failures.append(
             Failure(
                 source=source,
@@ -264,7 +265,7 @@ def _load(connection: sqlite3.Connection) -> Loaded:
                 project=project,
                 package_name=name,
                 result=Result(result),
-                ended_at=datetime.fromtimestamp(ended, UTC),
+                ended_at=moment(ended),
                 duration=_span(duration),
                 message=message,
             )
@@ -338,7 +339,7 @@ def _number(when: datetime | None) -> float | None:
 
 
 def _time(number: float | None) -> datetime | None:
-    return None if number is None else datetime.fromtimestamp(number, UTC)
+    return None if number is None else moment(number)
 
 
 def _span(seconds: float | None) -> timedelta | None:
