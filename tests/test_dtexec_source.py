@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import socket
+import sys
 import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -39,6 +40,8 @@ def estate(tmp_path: Path) -> Iterator[Estate]:
 def source(request: pytest.FixtureRequest, estate: Estate) -> Iterator[DtexecSource]:
     """The source over each of the two ways to read processes."""
     del estate
+    if request.param == "linux" and sys.platform != "linux":
+        pytest.skip("only Linux has /proc")
     source = DtexecSource("local", table=LinuxTable() if request.param == "linux" else PortableTable())
     yield source
     source.close()
