@@ -106,9 +106,7 @@ class Seen:
 def counted_ends(state: Path, machine: Machine) -> int:
     """What the history counts; its counters begin at 0 on the page, and stay there for a while."""
     packages = read_history(state).packages
-    return sum(
-        sum(record.counts.values()) for key, record in packages.items() if key.name.startswith(machine.prefix)
-    )
+    return sum(sum(record.counts.values()) for key, record in packages.items() if key.name.startswith(machine.prefix))
 
 
 def test_each_run_counts_once(tmp_path: Path) -> None:
