@@ -10,7 +10,7 @@ import msgspec
 from ssis_exporter.baseline import Baseline
 from ssis_exporter.errors import SourceError
 from ssis_exporter.historyfile import Failure
-from ssis_exporter.labels import clean
+from ssis_exporter.labels import LONGEST_PATH, clean_label, clean_line
 from ssis_exporter.model import DataFlow, Execution, ExecutionFacts, Figures, Reading, Snapshot
 
 
@@ -150,15 +150,15 @@ def failures(known: Sequence[Failure]) -> Failures:
     return Failures(
         failures=[
             PastFailure(
-                source=clean(one.source),
-                instance_id=clean(one.instance_id),
-                package_name=clean(one.package_name),
-                folder=clean(one.folder),
-                project=clean(one.project),
+                source=clean_line(one.source),
+                instance_id=clean_line(one.instance_id),
+                package_name=clean_label(one.package_name),
+                folder=clean_label(one.folder),
+                project=clean_label(one.project),
                 result=str(one.result),
                 ended_at=one.ended_at,
                 duration_seconds=None if one.duration is None else _seconds(one.duration),
-                message=None if one.message is None else clean(one.message, longest=LONGEST_MESSAGE),
+                message=None if one.message is None else clean_line(one.message, longest=LONGEST_MESSAGE),
             )
             for one in known
         ]
@@ -175,18 +175,18 @@ def _source(reading: Reading) -> SourceState:
     error = outcome if isinstance(outcome, SourceError) else None
     seen = outcome if isinstance(outcome, Snapshot) else None
     return SourceState(
-        name=clean(reading.source),
-        kind=clean(reading.info.kind),
-        server=clean(reading.info.server),
-        version=clean(reading.info.version),
+        name=clean_line(reading.source),
+        kind=clean_label(reading.info.kind),
+        server=clean_label(reading.info.server),
+        version=clean_label(reading.info.version),
         up=error is None,
-        error=clean(str(error)) if error is not None else None,
+        error=clean_line(str(error)) if error is not None else None,
         reason=error.reason if error is not None else None,
         timed_out=reading.timed_out,
         took_seconds=_seconds(reading.took),
         taken_at=seen.taken_at if seen is not None else None,
         visibility=str(seen.visibility.scope) if seen is not None else None,
-        visibility_detail=clean(seen.visibility.detail) if seen is not None else None,
+        visibility_detail=clean_line(seen.visibility.detail) if seen is not None else None,
         incomplete=seen.incomplete if seen is not None else None,
     )
 
@@ -194,14 +194,14 @@ def _source(reading: Reading) -> SourceState:
 def _execution(run: Execution, baseline: Baseline | None, *, keep_user_names: bool) -> OpenExecution:
     facts = run.facts
     return OpenExecution(
-        source=clean(facts.key.source),
-        instance_id=clean(facts.key.instance_id),
-        package_name=clean(facts.package_name),
-        folder=clean(facts.folder),
-        project=clean(facts.project),
-        package_id=clean(facts.package_id),
-        user_name=clean(facts.user_name) if keep_user_names else "",
-        caller=clean(facts.caller) if keep_user_names else "",
+        source=clean_line(facts.key.source),
+        instance_id=clean_line(facts.key.instance_id),
+        package_name=clean_label(facts.package_name),
+        folder=clean_label(facts.folder),
+        project=clean_label(facts.project),
+        package_id=clean_label(facts.package_id),
+        user_name=clean_label(facts.user_name) if keep_user_names else "",
+        caller=clean_label(facts.caller) if keep_user_names else "",
         status=str(run.status),
         orphaned=run.orphaned,
         created_at=facts.created_at,
@@ -211,11 +211,11 @@ def _execution(run: Execution, baseline: Baseline | None, *, keep_user_names: bo
         p95_seconds=None if baseline is None else _seconds(baseline.p95),
         samples=0 if baseline is None else baseline.samples,
         stopping_since=run.stopping_since,
-        machine=clean(facts.machine),
+        machine=clean_label(facts.machine),
         process_id=facts.process_id,
-        host=clean(facts.host),
-        description=clean(facts.description),
-        environment=clean(facts.environment),
+        host=clean_label(facts.host),
+        description=clean_label(facts.description),
+        environment=clean_label(facts.environment, longest=LONGEST_PATH),
         figures=_figures(run.figures),
         data_flow=_data_flow(run.data_flow),
     )

@@ -15,7 +15,7 @@ from prometheus_client import Counter as CounterInstrument
 
 from ssis_exporter.errors import SOURCE_ERROR_REASONS, SourceBroken
 from ssis_exporter.families import Definition, Family
-from ssis_exporter.labels import clean
+from ssis_exporter.labels import clean_label, clean_line
 from ssis_exporter.model import Execution, ExecutionStatus, Reading, Scope, Snapshot
 from ssis_exporter.runlabels import IDENTITY_LABELS, INFO_LABELS, RUN_LABELS, RunLabelCache, RunLabels
 
@@ -281,7 +281,7 @@ class Collector:
         """Takes over a reloaded configuration; what is kept about sources that are no longer in it is dropped."""
         self.executions_per_source = executions_per_source
         self.keep_user_names = keep_user_names
-        configured = {clean(source) for source in sources}
+        configured = {clean_line(source) for source in sources}
         self._labels.keep_only(configured)
         self._said = set()
         self._claimers &= configured
@@ -303,7 +303,7 @@ class Collector:
         page = _Page()
         parts: dict[str, _Part | None] = {}
         for reading in readings:
-            source = clean(reading.source)
+            source = clean_line(reading.source)
             if source in parts:
                 self._say_once(source, "twice", "two sources are called %s; only the first is shown", source)
                 continue
@@ -317,7 +317,7 @@ class Collector:
 
     def errors_of(self, source: str) -> Metric:
         """How often this source did not answer: for a page that shows one source, without the registry."""
-        name = clean(source)
+        name = clean_line(source)
         self._count_from_zero(name)
         family = Family(Definition(SCRAPE_ERRORS, SCRAPE_ERRORS_HELP, (*_SOURCE, "reason"), "counter"))
         for reason in SOURCE_ERROR_REASONS:
@@ -427,7 +427,7 @@ def _add_counts(page: _Page, source: str, seen: Snapshot, runs: Collection[Execu
         page[AMBIGUOUS].add((source,), seen.ambiguous)
     if seen.host_processes is not None:
         programs = Counter(dict.fromkeys(HOST_PROGRAMS, 0))
-        programs.update(clean(host.program) for host in seen.host_processes)
+        programs.update(clean_label(host.program) for host in seen.host_processes)
         for program, count in programs.items():
             page[HOSTS].add((source, program), count)
 

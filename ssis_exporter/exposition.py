@@ -16,7 +16,7 @@ from prometheus_client import exposition as library_text
 from prometheus_client.openmetrics import exposition as library_openmetrics
 
 from ssis_exporter.families import Family, escape, label_text
-from ssis_exporter.labels import clean
+from ssis_exporter.labels import clean_label
 
 _zlib: Any
 try:
@@ -217,7 +217,7 @@ def _plain(family: Metric, format: Format) -> list[str] | None:  # noqa: A002
 @lru_cache(maxsize=1024)
 def _plain_labels(names: tuple[str, ...], values: tuple[str, ...]) -> str | None:
     # A value that cleaning would change may be equal to another one afterwards, so it is left to the library.
-    is_plain = all(map(_NAME.fullmatch, names)) and all(isinstance(it, str) and it == clean(it) for it in values)
+    is_plain = all(map(_NAME.fullmatch, names)) and all(isinstance(it, str) and it == clean_label(it) for it in values)
     return label_text(names, values) if is_plain else None
 
 

@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 
 from ssis_exporter.historyfile import Failure
-from ssis_exporter.labels import clean
+from ssis_exporter.labels import clean_line
 from ssis_exporter.landing import count, section, span, table, text, when
 from ssis_exporter.model import Result
 
@@ -35,5 +35,5 @@ def _failure(failure: Failure) -> tuple[str, ...]:
         text(failure.source),
         f'<span class="bad">{"ended unexpectedly" if failure.result is Result.ENDED_UNEXPECTEDLY else "failed"}</span>',
         span(failure.duration) if failure.duration is not None else "",
-        html.escape(clean(failure.message, longest=LONGEST_MESSAGE)) if failure.message else "",
+        html.escape(clean_line(failure.message, longest=LONGEST_MESSAGE)) if failure.message else "",
     )

@@ -11,7 +11,7 @@ from typing import Literal
 from prometheus_client import Metric
 from prometheus_client.samples import Sample
 
-from ssis_exporter.labels import clean
+from ssis_exporter.labels import LONGEST, clean_label
 
 UNITS = ("seconds", "bytes")
 """The base units our names end in; OpenMetrics is told them in `# UNIT`."""
@@ -25,9 +25,10 @@ def escape(value: str) -> str:
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
-def label_text(names: Sequence[str], values: Sequence[str]) -> str:
+def label_text(names: Sequence[str], values: Sequence[str], *, longest: int = LONGEST) -> str:
     """`name="value",...` of one series, each value cleaned and escaped; what stands between the braces."""
-    return ",".join([f'{name}="{escape(clean(value))}"' for name, value in zip(names, values, strict=True)])
+    pairs = zip(names, values, strict=True)
+    return ",".join([f'{name}="{escape(clean_label(value, longest=longest))}"' for name, value in pairs])
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ import msgspec
 
 from ssis_exporter.baseline import Samples, moment
 from ssis_exporter.ends import OpenRun, SourceEnds
-from ssis_exporter.labels import clean
+from ssis_exporter.labels import clean_label
 from ssis_exporter.model import ExecutionFacts, Result, Scope, Visibility
 from ssis_exporter.readiness import make_ready
 
@@ -77,7 +77,8 @@ class PackageKey:
     @classmethod
     def of(cls, facts: ExecutionFacts) -> PackageKey:
         """The package that a run is of."""
-        return cls(facts.key.source, clean(facts.folder), clean(facts.project), clean(facts.package_name))
+        folder, project, name = map(clean_label, (facts.folder, facts.project, facts.package_name))
+        return cls(facts.key.source, folder, project, name)
 
 
 @dataclass(slots=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ssis_exporter.errors import StorageError
-from ssis_exporter.labels import clean
+from ssis_exporter.labels import clean_line
 from ssis_exporter.storagefolder import replace_file
 
 NAME = "hold"
@@ -29,7 +29,7 @@ class Hold:
             return None
         except OSError as exc:
             return f"the file {self.path} cannot be read: {exc.strerror}"
-        return clean(" ".join(text.split())) or "no reason given"
+        return clean_line(" ".join(text.split())) or "no reason given"
 
     def begin(self, reason: str) -> None:
         """Puts everything on hold, on disk when it returns. Raises `StorageError`."""

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from ssis_exporter.baseline import Baseline
 from ssis_exporter.errors import SourceError
-from ssis_exporter.labels import clean
+from ssis_exporter.labels import clean_line
 from ssis_exporter.model import Execution, ExecutionFacts, ExecutionStatus, Reading, Scope, Snapshot
 
 MAX_ROWS = 1000
@@ -62,7 +62,7 @@ def render(readings: Sequence[Reading], around: Surroundings) -> bytes:
 
 def text(value: str) -> str:
     """Any text, fit to stand in the page."""
-    return html.escape(clean(value))
+    return html.escape(clean_line(value))
 
 
 def when(moment: datetime | None) -> str:

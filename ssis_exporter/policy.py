@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TypeAlias, assert_never
 
 from ssis_exporter.durations import print_duration
-from ssis_exporter.labels import clean
+from ssis_exporter.labels import clean_label
 from ssis_exporter.model import Execution, ExecutionFacts, ExecutionStatus, Nomination, RefusalReason
 
 CLOCK_TOLERANCE = timedelta(seconds=1)
@@ -227,7 +227,7 @@ def _contradiction(nomination: Nomination, run: Execution) -> Refused | None:
     )
     for what, said, found, reason in believed:
         # What the alert says was read from our label.
-        if said is not None and plain_name(clean(said)) != plain_name(clean(found)):
+        if said is not None and plain_name(clean_label(said)) != plain_name(clean_label(found)):
             return Refused("", reason, f"the alert says {what} {said!r}, and this run's is {found!r}")
     if facts.started_at is None:
         return Refused("", RefusalReason.START_UNKNOWN, "when this run began is not known")

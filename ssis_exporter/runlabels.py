@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ssis_exporter.families import label_text
-from ssis_exporter.labels import clean
+from ssis_exporter.labels import LONGEST_PATH, clean_line
 from ssis_exporter.model import Execution, ExecutionFacts
 
 RUN_LABELS = ("source", "package_name", "instance_id")
@@ -23,7 +23,7 @@ class RunLabels:
     """What they were made from."""
 
     instance_id: str
-    """The run's id, cleaned."""
+    """The run's id, cleaned. A key is one line: by it a stop is asked for, typed and told of."""
 
     run: str
     identity: str
@@ -76,7 +76,7 @@ class RunLabelCache:
 
 
 def _make(source: str, facts: ExecutionFacts, *, keep_user_names: bool) -> RunLabels:
-    package_name, instance_id = facts.package_name, clean(facts.key.instance_id)
+    package_name, instance_id = facts.package_name, clean_line(facts.key.instance_id)
     user_name = facts.user_name if keep_user_names else ""
     identity = (source, facts.folder, facts.project, package_name, facts.package_id, instance_id, user_name)
     process_id = "" if facts.process_id is None else str(facts.process_id)
@@ -87,6 +87,6 @@ def _make(source: str, facts: ExecutionFacts, *, keep_user_names: bool) -> RunLa
         instance_id=instance_id,
         run=run,
         identity=label_text(IDENTITY_LABELS, identity),
-        info=f"{run},{label_text(INFO_LABELS, info)}",
+        info=f"{run},{label_text(INFO_LABELS, info, longest=LONGEST_PATH)}",
         started=None if facts.started_at is None else facts.started_at.timestamp(),
     )

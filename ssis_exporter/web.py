@@ -22,7 +22,7 @@ from ssis_exporter.errors import SsisExporterError
 from ssis_exporter.exposition import Format, accepts_gzip, compress, negotiate, render
 from ssis_exporter.handlers import Guard, Handler, NotFound, log_request
 from ssis_exporter.historyfile import Failure
-from ssis_exporter.labels import clean
+from ssis_exporter.labels import clean_line
 from ssis_exporter.model import ExecutionFacts, Reading
 from ssis_exporter.pages import Pages, Readable, TooManyRequests
 from ssis_exporter.scrape import scrape_budget
@@ -131,8 +131,9 @@ class _Handler(Handler):
         """As `send_page`, for the sources that `collect[]` names, or all."""
         names = self.get_query_arguments("collect[]", strip=False) or None
         if names is not None and (unknown := [name for name in names if name not in self.exporter.source_names]):
-            known = ", ".join(clean(name) for name in self.exporter.source_names)
-            self.refuse(HTTPStatus.BAD_REQUEST, f"collect[]: there is no source {clean(unknown[0])}; known are {known}")
+            known = ", ".join(clean_line(name) for name in self.exporter.source_names)
+            what = f"collect[]: there is no source {clean_line(unknown[0])}"
+            self.refuse(HTTPStatus.BAD_REQUEST, f"{what}; known are {known}")
             return
         await self.send_page(content_type, make, names=names, budget=budget, kind=kind)
 
@@ -201,8 +202,9 @@ class ProbeHandler(_Handler):
         asked = self.get_query_arguments("source", strip=False)
         known = self.exporter.source_names
         if len(asked) != 1 or asked[0] not in known:
-            names = ", ".join(clean(name) for name in known)
-            what = f"there is no source {clean(asked[0])}" if len(asked) == 1 else "give one source as ?source=NAME"
+            names = ", ".join(clean_line(name) for name in known)
+            unknown = f"there is no source {clean_line(asked[0])}" if len(asked) == 1 else ""
+            what = unknown or "give one source as ?source=NAME"
             self.refuse(HTTPStatus.BAD_REQUEST, f"{what}; known are {names}")
             return
         form = negotiate(self.request.headers.get("Accept"))

@@ -228,7 +228,7 @@ HOSTILE = [
 @pytest.mark.parametrize("value", HOSTILE)
 def test_hostile_values_arrive_intact(made: Rig, value: str) -> None:
     """
-    Quotes, line ends, emoji, long names and right-to-left text pass the driver and the exposition unchanged.
+    Quotes, line feeds, emoji, long names and right-to-left text pass the driver and the exposition unchanged.
     """
     made.estate.add(
         5, package_name=value, folder_name=value[:128], project_name=value[:128], executed_as_name=value[:128]
@@ -244,10 +244,9 @@ def test_hostile_values_arrive_intact(made: Rig, value: str) -> None:
     )
 
     labels = rendered_labels(source, seen)
+    shown = value.translate(dict.fromkeys(map(ord, "\r\t\u202e"), "\ufffd"))
 
-    from ssis_exporter.labels import clean
-
-    assert (clean(value), clean(value)) == (labels["package_name"], labels["folder"])
+    assert (shown, shown) == (labels["package_name"], labels["folder"])
 
 
 def rendered_labels(source: CatalogSource, seen: Any) -> dict[str, str]:

@@ -374,6 +374,29 @@ def test_ids_that_are_equal_once_cleaned_make_one_series(scraped: Scraped, raw_f
     assert 1 == scraped.value("ssis_executions_truncated", source="sql01")
 
 
+def test_a_name_has_all_its_lines_and_a_key_is_one(scraped: Scraped) -> None:
+    """
+    Names are shown with their line feeds; the instance id, by which a stop is asked for, is one line.
+    """
+    scraped.read(reading("sql01", run("7\n", "Load\nCustomers", folder='"\n\\', user_name="\n")))
+    [labels] = scraped.series(DURATION)
+
+    assert ("7\ufffd", "Load\nCustomers", '"\n\\', "\n") == tuple(
+        labels[name] for name in ("instance_id", "package_name", "folder", "user_name")
+    )
+
+
+def test_an_environment_with_its_folder_is_not_cut(scraped: Scraped) -> None:
+    """
+    Both names may have 128 characters.
+    """
+    environment = "f" * 128 + "\\" + "\U0001f600" * 128
+    scraped.read(reading("sql01", run("7", environment=environment, description="x" * 300)))
+    [labels] = scraped.series(INFO)
+
+    assert (environment, "x" * 256 + "\u2026") == (labels["environment"], labels["description"])
+
+
 def test_sources_that_are_equal_once_cleaned_make_one_series(
     scraped: Scraped, caplog: pytest.LogCaptureFixture
 ) -> None:

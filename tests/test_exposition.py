@@ -347,11 +347,11 @@ def test_ours_can_be_read_by_any_consumer(format_: Format) -> None:
     On the library's registry our families are written by the library, by name too.
     """
     family = Family(Definition("ssis_a_total", "Help.", ("source",), "counter"))
-    family.add(('sq"l\\01\n',), 7)
+    family.add(('sq"l\\01\n\r',), 7)
     registry = CollectorRegistry()
     registry.register(Page([family]))
 
-    assert 7 == registry.get_sample_value("ssis_a_total", {"source": 'sq"l\\01\ufffd'})
+    assert 7 == registry.get_sample_value("ssis_a_total", {"source": 'sq"l\\01\n\ufffd'})
     assert read(ours([family], format_), format_) == read(librarys(registry.collect(), format_), format_)
 
 

@@ -281,10 +281,31 @@ def test_a_nomination_may_say_what_is_so() -> None:
     Names agree without case and `.dtsx`, and as our labels show them.
     """
     said = Nomination(key=KEY, asked_since=NOW, package_name="load.DTSX", folder="finance", project="dw")
-    cleaned = Nomination(key=KEY, asked_since=NOW, package_name="Lo\ufffdad")
 
     assert Allowed("rule 1") == decide(stop(), nomination=said)
-    assert Allowed("rule 1") == decide(stop(), nomination=cleaned, run=run_of("Lo\nad"))
+
+
+@pytest.mark.parametrize(
+    ("said", "found", "agree"),
+    [
+        ("Lo\nad", "Lo\nad", True),
+        ("Lo\ufffdad", "Lo\rad", True),
+        ("Lo\ufffd\nad", "Lo\r\nad", True),
+        ("Lo\ufffdad", "Lo\nad", False),
+        ("Lo\nad", "Lo\ufffdad", False),
+        ("Lo ad", "Lo\nad", False),
+        ("Load", "Lo\nad", False),
+        ("Lo\\nad", "Lo\nad", False),
+    ],
+)
+def test_names_are_compared_as_labels_show_them(said: str, found: str, agree: bool) -> None:
+    """
+    A line feed is part of a name, and nothing else stands for it.
+    """
+    nomination = Nomination(key=KEY, asked_since=NOW, package_name=said)
+    expected = Allowed("rule 1") if agree else Refused("", RefusalReason.PACKAGE_DIFFERS)
+
+    assert expected == decide(stop(), nomination=nomination, run=run_of(found))
 
 
 def test_the_key_must_be_the_runs() -> None:

@@ -220,6 +220,6 @@ def test_labels_of_the_build_are_cleaned() -> None:
     """
     No label comes onto the page uncleaned.
     """
-    family = next(iter(BuildInfo(version="1\n", origin=Origin()).collect()))
+    family = next(iter(BuildInfo(version="1\r", origin=Origin()).collect()))
 
     assert "1\ufffd" == family.samples[0].labels["version"]

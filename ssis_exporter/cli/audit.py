@@ -14,7 +14,7 @@ import msgspec
 from ssis_exporter.cli import exits, options
 from ssis_exporter.cli.folder import storage_folder
 from ssis_exporter.durations import parse_duration
-from ssis_exporter.labels import clean
+from ssis_exporter.labels import clean_line
 from ssis_exporter.ledger import read_events
 from ssis_exporter.ledgerrows import Event
 
@@ -80,7 +80,7 @@ def _row(event: Event) -> tuple[str, ...]:
         str(event.reason or ""),
         event.text,
     )
-    return tuple(clean(text) for text in texts)
+    return tuple(clean_line(text) for text in texts)
 
 
 def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:

@@ -12,7 +12,7 @@ import click
 from ssis_exporter.cli import exits, options
 from ssis_exporter.cli.validate import check_stop, check_web, make_sources
 from ssis_exporter.errors import SsisExporterError
-from ssis_exporter.labels import clean
+from ssis_exporter.labels import clean_line
 from ssis_exporter.model import Finding, FindingLevel
 from ssis_exporter.sources.interface import Source
 from ssis_exporter.sources.worker import SourceWorker
@@ -81,7 +81,7 @@ def _answer(future: Future[Sequence[Finding]], seconds: float, timeout: float) -
 def _tell(part: str, findings: Sequence[Finding]) -> Sequence[Finding]:
     click.echo(part)
     for finding in findings:
-        click.echo(f"  {finding.level:<8} {clean(finding.text)}")
+        click.echo(f"  {finding.level:<8} {clean_line(finding.text)}")
         for line in finding.remedy.splitlines():
-            click.echo(f"           {clean(line)}")
+            click.echo(f"           {clean_line(line)}")
     return findings

@@ -20,7 +20,7 @@ from ssis_exporter.cli.service import NotThere, find_service
 from ssis_exporter.cli.standalone import stopping
 from ssis_exporter.config import Config
 from ssis_exporter.control import explain_all
-from ssis_exporter.labels import clean
+from ssis_exporter.labels import clean_line
 from ssis_exporter.model import Nomination
 from ssis_exporter.stopview import Explanation
 
@@ -101,9 +101,9 @@ async def _by_itself(config: Config, folder: Path, nominations: Sequence[Nominat
 
 
 def _print(number: int, count: int, one: Selected, explanation: Explanation | None) -> None:
-    name = clean(one.alert.labels.get("alertname", ""))
+    name = clean_line(one.alert.labels.get("alertname", ""))
     status = "firing" if one.alert.firing else "resolved"
-    click.echo(f"alert {number} of {count}: {name} {clean(one.alert.fingerprint)}, {status}")
+    click.echo(f"alert {number} of {count}: {name} {clean_line(one.alert.fingerprint)}, {status}")
     match one.disposition:
         case Disposition.NOMINATED:
             assert explanation is not None
@@ -112,11 +112,11 @@ def _print(number: int, count: int, one: Selected, explanation: Explanation | No
         case Disposition.VETO:
             assert one.nomination is not None
             key = one.nomination.key
-            click.echo(f"  run:      {clean(key.instance_id)} of {clean(key.source)}")
+            click.echo(f"  run:      {clean_line(key.instance_id)} of {clean_line(key.source)}")
             click.echo("  decision: a stop of this run that was not requested yet is given up")
         case Disposition.NOT_FOR_US | Disposition.INCOMPLETE:
             click.echo(f"  decision: ignored ({one.disposition})")
-            click.echo(f"  why:      {clean(one.reason)}")
+            click.echo(f"  why:      {clean_line(one.reason)}")
 
 
 def _as_json(one: Selected, explanation: Explanation | None) -> dict[str, Any]:

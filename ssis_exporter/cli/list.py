@@ -30,7 +30,7 @@ from ssis_exporter.config import Config
 from ssis_exporter.durations import short_duration
 from ssis_exporter.exporter import Exporter
 from ssis_exporter.history import read_history
-from ssis_exporter.labels import clean
+from ssis_exporter.labels import clean_line
 from ssis_exporter.model import Scope
 
 HEADS = ("PACKAGE", "USER", "AGE", "USUAL", "TIMES", "STATUS", "FOLDER", "PROJECT", "SOURCE", "INSTANCE ID")
@@ -116,9 +116,9 @@ async def _look(config: Config, seconds: float, folder: Path) -> Document:
 
 def _remarks(source: SourceState) -> list[str]:
     """What keeps the list from being the whole truth."""
-    name = clean(source.name)
+    name = clean_line(source.name)
     if not source.up:
-        return [f"source {name} could not be read: {clean(source.error or 'no reason given')}"]
+        return [f"source {name} could not be read: {clean_line(source.error or 'no reason given')}"]
     remarks = []
     if source.incomplete:
         remarks.append(f"source {name} is still being filled: there are more executions than these")
@@ -162,13 +162,13 @@ def _row(run: OpenExecution) -> tuple[str, ...]:
     status = f"{run.status}, orphaned" if run.orphaned else run.status
     texts = (run.package_name, run.user_name, age, usual, times, status, run.folder, run.project, run.source)
     # Also of an answer that came over the network: nothing in it may move the cursor.
-    return tuple(clean(text) for text in (*texts, run.instance_id))
+    return tuple(clean_line(text) for text in (*texts, run.instance_id))
 
 
 def _failed_row(one: PastFailure) -> tuple[str, ...]:
     texts = (one.result, one.package_name, _span(one.duration_seconds), one.folder, one.project, one.source)
-    message = clean(one.message or "", longest=LONGEST_MESSAGE)
-    return (f"{one.ended_at:%Y-%m-%dT%H:%M:%SZ}", *(clean(text) for text in (*texts, one.instance_id)), message)
+    message = clean_line(one.message or "", longest=LONGEST_MESSAGE)
+    return (f"{one.ended_at:%Y-%m-%dT%H:%M:%SZ}", *(clean_line(text) for text in (*texts, one.instance_id)), message)
 
 
 def _span(seconds: float | None) -> str:

@@ -18,6 +18,7 @@ from ssis_exporter.cli.standalone import stopping
 from ssis_exporter.config import Config
 from ssis_exporter.control import explain_all
 from ssis_exporter.errors import StorageError
+from ssis_exporter.labels import clean_line
 from ssis_exporter.ledger import read_events
 from ssis_exporter.ledgerrows import Event
 from ssis_exporter.model import Decision, ExecutionKey, Nomination, StopOutcome
@@ -128,7 +129,7 @@ async def _by_itself(
 def _follow(decision: Decision, folder: Path, before: int, seconds: float) -> int:
     """Prints each step that the ledger gets after those there were before, until the outcome."""
     if decision.outcome is not None:
-        click.echo(f"{decision.outcome}: {decision.text}" if decision.text else str(decision.outcome))
+        click.echo(f"{decision.outcome}: {clean_line(decision.text)}" if decision.text else str(decision.outcome))
         return _of_outcome(decision.outcome)
     told = before
     deadline = time.monotonic() + seconds
