@@ -60,7 +60,9 @@ class DtsSettings(SourceSettings, frozen=True, kw_only=True, forbid_unknown_fiel
     release: int | None = None
     """160 is SQL Server 2022; by default that of the highest service `MsDtsServer<n>` that runs."""
 
-    runtime: Literal["netfx", "mono"] = DEFAULT_RUNTIME
+    runtime: Literal["netfx", "mono"] | None = None
+    """By default the .NET Framework on Windows, which the API is made for, and Mono elsewhere."""
+
     public_key_token: str = MICROSOFT_TOKEN
     helper: tuple[str, ...] = ()
     """Another helper's command, for one that speaks the protocol but is not this Python."""
@@ -305,7 +307,7 @@ class DtsSource(StoppableSource):
         else:
             # -P: what lies in the folder that the exporter was started in is not imported instead of the real modules.
             command = [interpreter(), "-P", "-X", "utf8", "-m", "ssis_exporter.sources.dts.helper"]
-            command += ["--runtime", self._settings.runtime]
+            command += ["--runtime", self._settings.runtime or DEFAULT_RUNTIME]
         self._releases = self._wanted_releases()
         for release in self._releases:
             command += ["--release", str(release)]
