@@ -14,6 +14,9 @@ from ssis_exporter.errors import ListenError
 
 BACKLOG = 256
 
+WINDOWS_SOCKETS = 10000
+"""From here on the numbers are Windows' own, and only the error itself knows what they mean."""
+
 WINDOWS_NO_ACCESS = 10013
 WINDOWS_IN_USE = 10048
 WINDOWS_NOT_HERE = 10049
@@ -52,8 +55,10 @@ def refusal(address: Address, exc: OSError, *, windows: bool) -> str:
         why = f"this machine has no address {address.host}"
     elif code in (errno.EACCES, errno.EPERM):
         why = f"this account may not use port {address.port}; ports below 1024 need more rights"
+    elif exc.errno is None or exc.errno >= WINDOWS_SOCKETS:
+        why = exc.strerror or str(exc)
     else:
-        why = os.strerror(exc.errno) if exc.errno is not None else str(exc)
+        why = os.strerror(exc.errno)
     return f"cannot listen on {address}: {why}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import warnings
@@ -72,7 +73,10 @@ def read_file(path: Path, *, what: str, max_bytes: int = MAX_BYTES) -> bytes:
         with path.open("rb") as stream:
             data = stream.read(max_bytes + 1)
     except (OSError, ValueError) as exc:
-        raise ConfigError(f"{path}: {what} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
+        # By number: the sentence is the same on every system.
+        number = getattr(exc, "errno", None)
+        why = os.strerror(number) if number is not None else str(exc)
+        raise ConfigError(f"{path}: {what} cannot be read: {why}") from exc
     if len(data) > max_bytes:
         raise ConfigError(f"{path}: {what} is larger than {max_bytes} bytes")
     return data

@@ -65,7 +65,7 @@ def test_everything_that_can_be_configured_arrives() -> None:
     assert "armed" == found.stop.mode
     assert ("0.0.0.0", 10059) == (found.stop.address.host, found.stop.address.port)
     assert FOLDER / "good" / "stop.crt" == found.stop.tls.cert_file
-    assert Path("/etc/ssis/stop.key") == found.stop.tls.key_file
+    assert Path("/etc/ssis/stop.key").absolute() == found.stop.tls.key_file
     assert FOLDER / "good" / "ca.crt" == found.stop.tls.client_ca_file
     assert ("alertmanager",) == found.stop.tls.client_allowed_sans
     assert (FOLDER / "good" / "stop.token", FOLDER / "good" / "next.token") == found.stop.token_files
