@@ -58,6 +58,19 @@ def commands() -> list[object]:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tables_are_whole_and_no_heading_is_bare(path: Path) -> None:
+    """
+    Each table has its head, without which it is shown as text, and as many cells a row; a heading has a text.
+    """
+    text = re.sub(r"```.*?```", "code", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        rows = table.splitlines()
+        assert re.fullmatch(r"\|(?: ?:?-+:? ?\|)+", rows[1]), rows[0]
+        assert 1 == len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}), rows[0]
+    assert [] == re.findall(r"^(#+) .*\n\s*^\1 ", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path: Path) -> None:
     """
     Each link within the project names a file that is there, and a heading that is in it.
