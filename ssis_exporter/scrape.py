@@ -66,9 +66,9 @@ class Scraper:
         began = time.monotonic()
         asked = [worker for worker in self.workers if names is None or worker.name in names]
         busy = {worker.name for worker in asked if worker.busy_for()}
-        looks = [self._watch(worker) for worker in asked]
+        looks = [self._watch(worker, budget) for worker in asked]
         again = {
-            at: asyncio.ensure_future(self._once_more(worker, looks[at], began))
+            at: asyncio.ensure_future(self._once_more(worker, looks[at], began, budget))
             for at, worker in enumerate(asked)
             if worker.name in busy
         }
@@ -82,12 +82,14 @@ class Scraper:
         waited = timedelta(seconds=time.monotonic() - began)
         return [_reading(worker, look, waited, budget) for worker, look in zip(asked, looks, strict=True)]
 
-    async def _once_more(self, worker: SourceWorker, look: asyncio.Future[Look], began: float) -> Look:
+    async def _once_more(
+        self, worker: SourceWorker, look: asyncio.Future[Look], began: float, budget: timedelta
+    ) -> Look:
         """The answer of a look that may have begun before this scrape, or of another where that one failed."""
         seen = await asyncio.shield(look)
         is_older = seen.took.total_seconds() > time.monotonic() - began
         if is_older and isinstance(seen.outcome, SourceError):
-            return await asyncio.shield(self._watch(worker))
+            return await asyncio.shield(self._watch(worker, budget))
         return seen
 
     async def _wait(self, looks: Collection[asyncio.Future[Look]], until: float) -> None:
@@ -102,8 +104,8 @@ class Scraper:
             # What is not there by now is reported as late.
             pass
 
-    def _watch(self, worker: SourceWorker) -> asyncio.Future[Look]:
-        look = worker.look()
+    def _watch(self, worker: SourceWorker, budget: timedelta) -> asyncio.Future[Look]:
+        look = worker.look(budget)
         watched = self._watched.get(worker.name)
         # One watcher a call: a source that hangs for days is asked at every scrape, and must not collect callbacks.
         if watched is None or watched[0] is not look:

@@ -341,32 +341,46 @@ def test_a_look_that_hangs_ends_with_its_connection(made: Rig) -> None:
 
 def test_a_server_that_is_down_for_long_is_not_hammered() -> None:
     """
-    After several failures in a row the last answer is given again for a moment, with a random share taken off.
+    Asked a hundred times a second, it is tried about once a second, with a random share taken off.
     """
     now = [0.0]
     patience = Patience(monotonic=lambda: now[0], jitter=lambda: 0.5)
     tries = 0
-    for _ in range(2000):
-        try:
-            patience.check()
-        except SourceUnreachable:
-            pass
-        else:
-            tries += 1
-            patience.failed(SourceUnreachable("down"))
+    while now[0] < 20:
+        now[0] += patience.wait()
+        patience.failed()
+        tries += 1
         now[0] += 0.01
     patience.succeeded()
-    patience.check()
 
     assert 20 <= tries <= 40
+    assert 0 == patience.wait()
 
 
-@pytest.mark.parametrize("failures", [1, 2, 3])
-def test_a_short_trouble_is_over_at_the_first_look_after_it(made: Rig, failures: int) -> None:
+def test_a_server_that_keeps_silent_is_tried_by_each_scrape() -> None:
     """
-    A few failures cost the next look nothing.
+    A try that took longer than the pause is followed by another at once.
     """
-    source: CatalogSource = made.source(settings=made.settings(time_limit=SHORT))
+    now = [0.0]
+    patience = Patience(monotonic=lambda: now[0], jitter=lambda: 0.0)
+    for _ in range(20):
+        assert 0 == patience.wait()
+        now[0] += 1.0
+        patience.failed()
+
+
+@pytest.mark.parametrize("failures", [1, 3, 7])
+def test_a_trouble_is_over_at_the_first_look_after_it(made: Rig, failures: int) -> None:
+    """
+    However long it was: a look is never answered by what was so before.
+    """
+    waits: list[float] = []
+
+    def pause(seconds: float) -> None:
+        waits.append(seconds)
+        time.sleep(seconds)
+
+    source: CatalogSource = made.source(settings=made.settings(time_limit=timedelta(seconds=20)), pause=pause)
     made.server.stop_listening()
     for _ in range(failures):
         with pytest.raises(SourceUnreachable):
@@ -374,3 +388,34 @@ def test_a_short_trouble_is_over_at_the_first_look_after_it(made: Rig, failures:
     made.server.listen()
 
     assert {7} == ids(source.snapshot())
+    assert (failures > 3, True) == (bool(waits), all(0 < wait <= 1 for wait in waits))
+
+
+def test_a_server_is_not_waited_for_longer_than_the_scrape_waits(made: Rig) -> None:
+    """
+    One that says nothing is given up a little before the scrape is, whatever the time limit.
+    """
+    source = made.source(settings=made.settings(time_limit=timedelta(minutes=5)))
+    source.snapshot()
+    made.server.faults.delay = 60
+    for asked, longest in ((timedelta(seconds=2), 2.0), (timedelta(milliseconds=1), 1.5)):
+        source.asked_within = asked
+        began = time.monotonic()
+        with pytest.raises(SourceTimeout):
+            source.snapshot()
+
+        assert 1 <= time.monotonic() - began < longest
+    assert source._deadline().left > 200
+
+
+def test_a_server_that_is_slow_but_speaks_is_waited_for(made: Rig) -> None:
+    """
+    The time limit is for a look as a whole; what the scrape waits for is the longest silence in it.
+    """
+    source = made.source(settings=made.settings(time_limit=timedelta(minutes=5)))
+    source.asked_within = timedelta(seconds=1)
+    made.server.faults.delay = 0.3
+    began = time.monotonic()
+
+    assert {7} == ids(source.snapshot())
+    assert time.monotonic() - began > 1

@@ -37,6 +37,13 @@ class Source(ABC):
 
     Settings: ClassVar[type[SourceSettings]] = SourceSettings
 
+    asked_within: timedelta | None = None
+    """
+    How long the scrape that asked last waits for its answer; set before a `snapshot`, None until the first scrape.
+
+    A peer that says nothing for so long need not be waited for: the next scrape will ask again, on a new connection.
+    """
+
     def __init__(self, name: str) -> None:
         self.name = name
 

@@ -87,12 +87,16 @@ class SourceWorker:
                 return timedelta()
             return timedelta(seconds=self._monotonic() - self._running_since)
 
-    def look(self) -> Future[Look]:
-        """Joins the look that runs or waits; asks for one where there is none. The future never raises."""
+    def look(self, within: timedelta | None = None) -> Future[Look]:
+        """
+        Joins the look that runs or waits; asks for one where there is none. The future never raises.
+
+        `within` is how long a scrape will wait for it, where a scrape asks.
+        """
         with self._lock:
             if self._running is not None and self._running.is_look:
                 return self._running.answer
-            return self._look_that_waits_or_new()
+            return self._look_that_waits_or_new(within)
 
     def look_afresh(self) -> Future[Look]:
         """As `look`, but never a look that began before this moment: what a stop decides on."""
@@ -125,11 +129,11 @@ class SourceWorker:
         thread.join(timeout)
         return not thread.is_alive()
 
-    def _look_that_waits_or_new(self) -> Future[Look]:
+    def _look_that_waits_or_new(self, within: timedelta | None = None) -> Future[Look]:
         for waiting in self._waiting:
             if waiting.is_look:
                 return waiting.answer
-        return self._submit(self._look_once, is_look=True)
+        return self._submit(lambda: self._look_once(within), is_look=True)
 
     def _submit(self, run: Callable[[], Any], *, is_look: bool) -> Future[Any]:
         answer: Future[Any] = Future()
@@ -152,8 +156,10 @@ class SourceWorker:
         else:
             answer.set_exception(error)
 
-    def _look_once(self) -> Look:
+    def _look_once(self, within: timedelta | None) -> Look:
         began = self._monotonic()
+        if within is not None:
+            self.source.asked_within = within
         outcome: Snapshot | SourceError
         try:
             outcome = self._check.take(self.source.snapshot())

@@ -34,8 +34,9 @@ def connect(
     A connected socket and the port that was used.
 
     A name with several addresses (a listener of an availability group over two subnets has one that is dead) is tried
-    address by address, each with its share of the time left. Raises `SourceUnreachable` when none answers.
+    address by address, each with its share of the time. Raises `SourceUnreachable` when none answers.
     """
+    deadline = deadline.of_one_wait()
     port = address.port or instance_port(address, deadline, browser_port=browser_port, resolve=resolve)
     found = _addresses(address.host, port, resolve)
     troubles: list[str] = []

@@ -9,11 +9,18 @@ from datetime import timedelta
 
 
 class Deadline:
-    """The moment by which a call must be done."""
+    """The moment by which a call must be done, and how long the other side may say nothing meanwhile."""
 
-    def __init__(self, limit: timedelta, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limit: timedelta,
+        *,
+        silence: timedelta | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._monotonic = monotonic
         self._end = monotonic() + limit.total_seconds()
+        self._silence = limit.total_seconds() if silence is None else silence.total_seconds()
 
     @property
     def left(self) -> float:
@@ -24,14 +31,18 @@ class Deadline:
         return left
 
     @property
-    def is_over(self) -> bool:
-        """Whether there is no time left."""
-        return self._end <= self._monotonic()
+    def wait(self) -> float:
+        """Seconds that one wait for the other side may take; raises `TimeoutError` when there are none."""
+        return min(self.left, self._silence)
+
+    def of_one_wait(self) -> Deadline:
+        """For what counts as one wait, whatever steps it has."""
+        return Deadline(timedelta(seconds=self.wait), monotonic=self._monotonic)
 
 
 class DeadlineSocket:
     """
-    A socket for the driver that ends each wait at the call's deadline.
+    A socket for the driver that ends each wait at the call's deadline, or when the other side was silent for too long.
 
     The driver's own limit is per packet, so a server that drips its answer would hold it for ever; its attempts to set
     a limit are therefore ignored.
@@ -46,7 +57,7 @@ class DeadlineSocket:
 
     def gettimeout(self) -> float | None:
         """What is left."""
-        return self.deadline.left
+        return self.deadline.wait
 
     def setsockopt(self, level: int, option: int, value: int) -> None:
         """As a socket does."""
@@ -54,17 +65,17 @@ class DeadlineSocket:
 
     def sendall(self, data: bytes, flags: int = 0) -> None:
         """All of it, by the deadline."""
-        self._sock.settimeout(self.deadline.left)
+        self._sock.settimeout(self.deadline.wait)
         self._sock.sendall(data, flags)
 
     def recv(self, size: int) -> bytes:
         """What comes, by the deadline."""
-        self._sock.settimeout(self.deadline.left)
+        self._sock.settimeout(self.deadline.wait)
         return self._sock.recv(size)
 
     def recv_into(self, buffer: bytearray | memoryview, size: int = 0, flags: int = 0) -> int:
         """What comes, by the deadline."""
-        self._sock.settimeout(self.deadline.left)
+        self._sock.settimeout(self.deadline.wait)
         return self._sock.recv_into(buffer, size, flags)
 
     def close(self) -> None:

@@ -41,6 +41,15 @@ log = logging.getLogger(__name__)
 
 LARGEST_ID = 2**63 - 1
 STOPPING_CODE = 8
+LONGEST_SILENCE = 0.75
+"""
+Of the time that a scrape waits: so long the server may say nothing. A scrape that comes right after a network was
+mended may have to wait for a connection that is dead; the rest of its time is for a new one.
+"""
+
+SHORTEST_SILENCE = timedelta(seconds=1)
+"""It may be silent for so long, however soon a scrape wants its answer."""
+
 LONGEST_MESSAGE = 500
 """Characters of a message that go into the ledger."""
 
@@ -193,7 +202,10 @@ class CatalogSource(RecordingSource, StoppableSource):
         self._counters.close()
 
     def _deadline(self) -> Deadline:
-        return Deadline(self._settings.time_limit, monotonic=self._monotonic)
+        """For a look, and for whatever a scrape may have to wait for."""
+        asked = self.asked_within
+        silence = None if asked is None else max(asked * LONGEST_SILENCE, SHORTEST_SILENCE)
+        return Deadline(self._settings.time_limit, silence=silence, monotonic=self._monotonic)
 
     def _data_flows(self, deadline: Deadline) -> dict[int, DataFlow]:
         if not self._settings.performance_counters:
@@ -237,11 +249,13 @@ class CatalogSource(RecordingSource, StoppableSource):
     def _open(self, deadline: Deadline) -> CatalogSession:
         if self._session is not None and self._session.is_open:
             return self._session
-        self._patience.check()
+        wait = self._patience.wait()
+        if wait > 0:
+            self._pause(min(wait, deadline.wait / 2))
         try:
             session = self._connect(deadline)
-        except BaseException as exc:
-            self._patience.failed(exc)
+        except BaseException:
+            self._patience.failed()
             raise
         self._patience.succeeded()
         self._session = session
@@ -255,7 +269,8 @@ class CatalogSource(RecordingSource, StoppableSource):
     def _stopping(self, execution: Execution) -> Iterator[tuple[CatalogSession, Stop]]:
         """A session of its own: other settings, and rights as they are now."""
         check_name(execution, self.name)
-        deadline = self._deadline()
+        # Not cut short by the wish of a scrape: nobody could say whether the request arrived.
+        deadline = Deadline(self._settings.time_limit, monotonic=self._monotonic)
         with self._telling():
             session = self._connect(deadline)
             try:
