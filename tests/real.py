@@ -33,6 +33,15 @@ def need_module(name: str) -> None:
         cannot_run(f"the Python module {name} is missing")
 
 
+def need_memory_of(pid: int) -> None:
+    """For tests that search the memory of a process which they started."""
+    try:
+        with open(f"/proc/{pid}/mem", "rb"):
+            pass
+    except OSError as exc:
+        cannot_run(f"the memory of a child may not be read here (kernel.yama.ptrace_scope 2 and 3 forbid it): {exc}")
+
+
 def need_root(what: str) -> None:
     """For tests of rights, which only root can give away; a skip everywhere else, since no program is missing."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:

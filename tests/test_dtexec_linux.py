@@ -16,6 +16,7 @@ import pytest
 from ssis_exporter.errors import SourceAccessDenied, SourceBroken, SourceError, SourceMissing
 from ssis_exporter.model import Scope, Visibility
 from ssis_exporter.sources.dtexec import DtexecSettings, DtexecSource
+from ssis_exporter.sources.dtexec.arguments import Arguments
 from ssis_exporter.sources.dtexec.linux import LinuxTable
 from ssis_exporter.sources.dtexec.naming import Naming
 from ssis_exporter.sources.dtexec.packagefile import PackageFiles
@@ -171,7 +172,7 @@ class Racing(LinuxTable):
         self.act = lambda: None
         self.at = 0
 
-    def arguments(self, pid: int) -> tuple[str, ...]:
+    def arguments(self, pid: int) -> Arguments:
         """Acts when the arguments of the process are asked for."""
         found = super().arguments(pid)
         if pid == self.at:
@@ -297,7 +298,7 @@ def test_run_whose_arguments_are_hidden_makes_it_partial(proc: Path) -> None:
     class Hidden(LinuxTable):
         """A kernel that shows names and no arguments."""
 
-        def arguments(self, pid: int) -> tuple[str, ...]:
+        def arguments(self, pid: int) -> Arguments:
             """Refuses."""
             raise ProcessHidden(f"{pid} may not be read")
 

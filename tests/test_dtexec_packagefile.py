@@ -20,6 +20,7 @@ from ssis_exporter.sources.dtexec.packagefile import (
     read_command_file,
     read_package,
 )
+from tests.test_dtexec_arguments import texts_of
 
 GUID = "{8E3A1C90-5B7D-4E2F-9A61-0C4D7B2E5F18}"
 
@@ -259,9 +260,31 @@ def test_command_file(tmp_path: Path, encoding: str) -> None:
     Lines are blanks; quotes work as on the command line.
     """
     path = tmp_path / "options.txt"
-    path.write_bytes('/F "a b.dtsx"\r\n/De\tx\r\n'.encode(encoding))
+    path.write_bytes('/F "\u00e4 \U0001f4e6.dtsx"\r\n/De\tx\r\n'.encode(encoding))
 
-    assert ["/F", "a b.dtsx", "/De", "x"] == read_command_file(str(path))
+    assert ["/F", "\u00e4 \U0001f4e6.dtsx", "/De", "x"] == texts_of(read_command_file(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"", []),
+        (b"\xef\xbb\xbf", []),
+        (b"\xff\xfe", []),
+        (b"a\xe4", ["a\ufffd"]),
+        (b"\xff\xfea\x00b", ["a"]),
+        (b"\xff\xfea\x00\x00\xd8b\x00", ["a\ufffdb"]),
+        (b"\xfe\xff" + "\u20ac".encode("utf-16-be") * 3000, ["\u20ac" * 3000]),
+    ],
+)
+def test_command_file_in_a_code_page_or_cut(tmp_path: Path, content: bytes, text: list[str]) -> None:
+    """
+    What is no UTF-8 and no UTF-16 is replaced, letter by letter.
+    """
+    path = tmp_path / "options.txt"
+    path.write_bytes(content)
+
+    assert text == texts_of(read_command_file(str(path)))
 
 
 def test_paths_are_those_of_the_process() -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import pytest
 
 from ssis_exporter.sources.dtexec.patience import Patience, TookTooLong
 
 
+class OddError(Exception):
+    """Raised by a question."""
+
+
 def fails() -> int:
     """A question whose answer is an error."""
-    raise KeyError("x")
+    raise OddError
 
 
 def test_answer_and_error_come_back() -> None:
@@ -21,11 +27,30 @@ def test_answer_and_error_come_back() -> None:
     patience = Patience(30)
 
     assert 5 == patience.ask(lambda: 5)
-    with pytest.raises(KeyError):
+    with pytest.raises(OddError):
         patience.ask(fails)
     assert 6 == patience.ask(lambda: 6)
     patience.close()
     patience.close()
+
+
+def test_error_is_not_kept() -> None:
+    """
+    Nothing that failed, and no frame that knows secrets, waits for a garbage collection.
+    """
+    patience = Patience(30)
+    gc.disable()
+    try:
+        try:
+            patience.ask(fails)
+        except OddError as exc:
+            seen = weakref.ref(exc)
+        kept = seen()
+    finally:
+        gc.enable()
+        patience.close()
+
+    assert kept is None
 
 
 def test_time_is_for_all_questions_of_a_look_together() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ssis_exporter.sources.dtexec.arguments import Arguments
 from ssis_exporter.sources.dtexec.programs import Identified, NameSays, Program, Via, by_kernel_name, identify
 
 
@@ -82,4 +83,4 @@ def test_program_of_a_process(name: str, arguments: list[str], found: Identified
     """
     A loader or script before the program is seen through; a program that is only mentioned does not count.
     """
-    assert found == identify(name, arguments)
+    assert found == identify(name, Arguments.of(arguments))

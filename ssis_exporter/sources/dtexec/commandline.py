@@ -7,9 +7,13 @@ package is and who called; everything else is dropped while reading, so that no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
+from functools import partial
+
+from ssis_exporter.sources.dtexec.arguments import Arguments, Wiped
 
 
 class Place(StrEnum):
@@ -53,8 +57,13 @@ class _Option:
     full: str
     value: _Value = _Value.ONE
 
-    def is_meant_by(self, word: str) -> bool:
-        return self.full.startswith(word) and word.startswith(self.shortest)
+    @property
+    def pattern(self) -> str:
+        """Matches every word that means it: `f(?:i(?:l(?:e)?)?)?`."""
+        rest = ""
+        for letter in reversed(self.full[len(self.shortest) :]):
+            rest = f"(?:{letter}{rest})?"
+        return re.escape(self.shortest) + rest
 
 
 # https://learn.microsoft.com/sql/integration-services/packages/dtexec-utility: any abbreviation between the shortest
@@ -101,12 +110,14 @@ _OPTIONS = (
     _Option("?", "?", _Value.NONE),
 )
 
+_ANY_OPTION = re.compile(f"[/-](?:{'|'.join(f'({option.pattern})' for option in _OPTIONS)})".encode(), re.IGNORECASE)
 _RUNS_NOTHING_HERE = frozenset({"isserver", "validate", "help", "?"})
+_BACKSLASH, _QUOTE = b'\\"'
 _PLACES = {"file": Place.FILE, "sql": Place.SQL, "dts": Place.DTS, "project": Place.PROJECT}
 
 
 def read_arguments(
-    arguments: Sequence[str], read_command_file: Callable[[str], Sequence[str] | None] | None = None
+    arguments: Arguments, read_command_file: Callable[[str], Arguments | None] | None = None
 ) -> PackageCall | None:
     """
     What the arguments of dtexec (without the program) run on this machine; None where they run nothing here.
@@ -121,9 +132,9 @@ def read_arguments(
 
 
 class _Reader:
-    """Collects the few options that are kept."""
+    """Collects the few options that are kept; the values of all others never become text."""
 
-    def __init__(self, read_command_file: Callable[[str], Sequence[str] | None] | None) -> None:
+    def __init__(self, read_command_file: Callable[[str], Arguments | None] | None) -> None:
         self._read_command_file = read_command_file
         self._place: Place | None = None
         self._path = ""
@@ -132,7 +143,7 @@ class _Reader:
         self._hidden = False
         self._runs_nothing_here = False
 
-    def read(self, arguments: Sequence[str]) -> PackageCall | None:
+    def read(self, arguments: Arguments) -> PackageCall | None:
         self._take(arguments, inside_file=False)
         if self._runs_nothing_here:
             return None
@@ -141,21 +152,24 @@ class _Reader:
         package = self._package if self._place is Place.PROJECT else ""
         return PackageCall(place=self._place, path=self._path, package=package, caller=self._caller)
 
-    def _take(self, arguments: Sequence[str], *, inside_file: bool) -> None:
+    def _take(self, arguments: Arguments, *, inside_file: bool) -> None:
+        def text(at: int | None) -> str:
+            return without_agent_quotes(arguments.text(at)) if at is not None else ""
+
         for option, value in _options(arguments):
             if option in _RUNS_NOTHING_HERE:
                 self._runs_nothing_here = True
             elif option in _PLACES:
                 self._place = _PLACES[option]
-                self._path = without_agent_quotes(value)
+                self._path = text(value)
                 if self._place in (Place.SQL, Place.DTS):
                     self._path = self._path.removeprefix("\\")
             elif option == "package":
-                self._package = without_agent_quotes(value)
+                self._package = text(value)
             elif option == "callerinfo":
-                self._caller = without_agent_quotes(value)
+                self._caller = text(value)
             elif option == "commandfile":
-                self._take_file(without_agent_quotes(value), inside_file=inside_file)
+                self._take_file(text(value), inside_file=inside_file)
 
     def _take_file(self, path: str, *, inside_file: bool) -> None:
         # A command file within a command file is not documented; following it could go round in circles.
@@ -166,29 +180,27 @@ class _Reader:
             self._take(arguments, inside_file=True)
 
 
-def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Full name and value of each known option. What belongs to no option is dropped: it may be a secret."""
+def _options(arguments: Arguments) -> Iterator[tuple[str, int | None]]:
+    """Full name of each known option, and where its value stands. What belongs to none may be a secret: dropped."""
     at = 0
     while at < len(arguments):
-        option = _find_option(arguments[at])
+        option = _find_option(arguments, at)
         at += 1
         if option is None:
             continue
-        value = ""
         takes_next = option.value is _Value.ONE or (
-            option.value is _Value.MAYBE and at < len(arguments) and _find_option(arguments[at]) is None
+            option.value is _Value.MAYBE and at < len(arguments) and _find_option(arguments, at) is None
         )
         if takes_next and at < len(arguments):
-            value = arguments[at]
+            yield option.full, at
             at += 1
-        yield option.full, value
+        else:
+            yield option.full, None
 
 
-def _find_option(argument: str) -> _Option | None:
-    if argument[:1] not in ("/", "-"):
-        return None
-    word = argument[1:].lower()
-    return next((option for option in _OPTIONS if option.is_meant_by(word)), None)
+def _find_option(arguments: Arguments, at: int) -> _Option | None:
+    found = arguments.match(at, _ANY_OPTION)
+    return _OPTIONS[found.lastindex - 1] if found is not None and found.lastindex is not None else None
 
 
 def without_agent_quotes(value: str) -> str:
@@ -202,51 +214,58 @@ def without_agent_quotes(value: str) -> str:
     return value
 
 
-def split_windows(line: str, *, blanks: str = " \t") -> list[str]:
+def split_windows(line: bytes | memoryview, *, blanks: bytes = b" \t") -> Arguments:
     """
     Splits the arguments in a Windows command line (without the program's own name) as the C runtime does.
 
     Backslashes count only before a quote: two are one, and an odd one makes the quote literal. Within quotes, two
-    quotes are one.
+    quotes are one. The line is UTF-8, where no part of another letter is a quote, backslash or blank.
     https://learn.microsoft.com/cpp/c-language/parsing-c-command-line-arguments
     """
-    arguments: list[str] = []
+    # What is split off is never longer than what it was made from.
+    place = Wiped(len(line))
+    begins = [0]
     at = 0
     while at < len(line):
         if line[at] in blanks:
             at += 1
         else:
-            argument, at = _one_argument(line, at, blanks)
-            arguments.append(argument)
-    return arguments
+            at, end = _one_argument(line, at, blanks, place, begins[-1])
+            begins.append(end + 1)
+    return Arguments(place, tuple(begins), partial(str, encoding="utf-8", errors="replace"))
 
 
-def _one_argument(line: str, at: int, blanks: str) -> tuple[str, int]:
-    """The argument that begins at `at`, and where it ended."""
-    taken: list[str] = []
+def _one_argument(line: bytes | memoryview, at: int, blanks: bytes, place: Wiped, end: int) -> tuple[int, int]:
+    """Puts the argument that begins at `at` into `place` from `end` on. Where each of the two has come to."""
     in_quotes = False
     while at < len(line) and (in_quotes or line[at] not in blanks):
-        if line[at] == "\\":
-            end = at
-            while end < len(line) and line[end] == "\\":
-                end += 1
-            count = end - at
-            at = end
-            if end < len(line) and line[end] == '"':
-                taken.append("\\" * (count // 2))
+        if line[at] == _BACKSLASH:
+            begin = at
+            while at < len(line) and line[at] == _BACKSLASH:
+                at += 1
+            count = at - begin
+            if line[at : at + 1] == b'"':
+                end = _put(place, end, b"\\" * (count // 2))
                 if count % 2:
-                    taken.append('"')
+                    end = _put(place, end, b'"')
                     at += 1
             else:
-                taken.append("\\" * count)
-        elif line[at] == '"':
-            if in_quotes and line[at + 1 : at + 2] == '"':
-                taken.append('"')
+                end = _put(place, end, b"\\" * count)
+        elif line[at] == _QUOTE:
+            if in_quotes and line[at + 1 : at + 2] == b'"':
+                end = _put(place, end, b'"')
                 at += 2
             else:
                 in_quotes = not in_quotes
                 at += 1
         else:
-            taken.append(line[at])
+            end = _put(place, end, line[at : at + 1])
             at += 1
-    return "".join(taken), at
+    return at, end
+
+
+def _put(place: Wiped, at: int, part: bytes | memoryview) -> int:
+    """Where the part ends."""
+    end = at + len(part)
+    place[at:end] = part
+    return end

@@ -11,10 +11,11 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from ssis_exporter.errors import (
     IdentityUnknown,
@@ -28,6 +29,7 @@ from ssis_exporter.errors import (
     StopUnsupported,
 )
 from ssis_exporter.sources.dtexec.accounts import account_name
+from ssis_exporter.sources.dtexec.arguments import Arguments, Wiped
 from ssis_exporter.sources.dtexec.processes import (
     Details,
     Look,
@@ -41,13 +43,16 @@ from ssis_exporter.sources.dtexec.programs import NameSays, by_kernel_name
 from ssis_exporter.sources.dtexec.sight import what_is_seen
 from ssis_exporter.sources.dtexec.statline import CSTIME, CUTIME, PARENT, RSS, STACK, START, STIME, THREADS, UTIME, Stat
 
+T = TypeVar("T")
+
 _GONE = (errno.ENOENT, errno.ESRCH)
 _HIDDEN = (errno.EACCES, errno.EPERM)
 # What is used of a line of /proc/PID/stat ends within 400 bytes even with the largest numbers that happen; a larger
 # piece costs a slower kind of memory, once per process.
 _STAT_BYTES = 470
 _LONGEST_LINE = 4096
-_LONGEST_ARGUMENTS = 1 << 20
+# Arguments, all together: of nearly every process, and as many as are read of any.
+_USUAL_ARGUMENTS, _LONGEST_ARGUMENTS = 1 << 12, 1 << 20
 _NAMES_REMEMBERED = 4096
 
 
@@ -80,7 +85,7 @@ class LinuxLook(Look):
             raise ProcessGone(f"process {seen.pid} became another one while it was read")
         return details
 
-    def arguments(self, pid: int) -> tuple[str, ...] | None:
+    def arguments(self, pid: int) -> Arguments | None:
         """What `/proc/PID/cmdline` says now."""
         try:
             return self._table.arguments(pid)
@@ -257,10 +262,14 @@ class LinuxTable(ProcessTable):
         except (ProcessGone, ProcessHidden):
             return Stat(line.rpartition(b") ")[0] + b") Z" + b" 0" * 50)
 
-    def arguments(self, pid: int) -> tuple[str, ...]:
+    def arguments(self, pid: int) -> Arguments:
         """Its arguments; none for one that ends or begins. Raises `ProcessGone`, `ProcessHidden`."""
-        text = self._read(f"{pid}/cmdline", _LONGEST_ARGUMENTS)
-        return tuple(os.fsdecode(argument) for argument in text.removesuffix(b"\0").split(b"\0")) if text else ()
+        room = Wiped(_USUAL_ARGUMENTS)
+        length = self._read_into(f"{pid}/cmdline", room)
+        if length == len(room):
+            room = Wiped(_LONGEST_ARGUMENTS)
+            length = self._read_into(f"{pid}/cmdline", room)
+        return Arguments.in_cmdline(Wiped(memoryview(room)[:length]))
 
     def user_name(self, pid: int) -> str:
         """The account whose rights it uses. In another machine's or container's `/proc`, only its number is known."""
@@ -349,15 +358,27 @@ class LinuxTable(ProcessTable):
         return ours
 
     def _read(self, name: str, limit: int) -> bytes:
+        return self._with(name, lambda file: os.read(file, limit))
+
+    def _read_into(self, name: str, room: Wiped) -> int:
+        """How much there was. Nothing of it is anywhere else."""
+
+        def fill(file: int) -> int:
+            length = part = os.readv(file, [room])
+            # The kernel gives long arguments in pieces.
+            while part > 4000 and length < len(room):
+                part = os.readv(file, [memoryview(room)[length:]])
+                length += part
+            return length
+
+        return self._with(name, fill)
+
+    def _with(self, name: str, read: Callable[[int], T]) -> T:
+        """What `read` makes of an open file. Raises `ProcessGone`, `ProcessHidden`."""
         try:
             file = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._open())
             try:
-                text = part = os.read(file, limit)
-                # The kernel gives long arguments in pieces.
-                while len(part) > 4000 and len(text) < limit:
-                    part = os.read(file, limit - len(text))
-                    text += part
-                return text
+                return read(file)
             finally:
                 os.close(file)
         except OSError as exc:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ssis_exporter.sources.dtexec.arguments import Arguments
 from ssis_exporter.sources.dtexec.commandline import PackageCall, Place, read_arguments
 from ssis_exporter.sources.dtexec.packagefile import (
     FileUnreadable,
@@ -51,7 +52,7 @@ class Naming:
         """Lets go of the thread that reads; may be called twice."""
         self._patience.close()
 
-    def call(self, arguments: Sequence[str], details: Details) -> PackageCall | None:
+    def call(self, arguments: Arguments, details: Details) -> PackageCall | None:
         """
         What the arguments run here.
 
@@ -60,7 +61,7 @@ class Naming:
         is dropped at once.
         """
 
-        def expand(path: str) -> Sequence[str] | None:
+        def expand(path: str) -> Arguments | None:
             own = self._path(path, details)
             return self._ask(own, lambda: read_command_file(own or "")) if own is not None else None
 

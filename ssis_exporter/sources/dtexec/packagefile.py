@@ -7,6 +7,7 @@ no entities, and nothing is unpacked to the disk.
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import stat
@@ -21,6 +22,7 @@ from typing import BinaryIO, Protocol
 from urllib.parse import unquote
 
 from ssis_exporter.errors import SsisExporterError
+from ssis_exporter.sources.dtexec.arguments import Arguments, Wiped
 from ssis_exporter.sources.dtexec.commandline import split_windows
 
 
@@ -105,15 +107,34 @@ class PackageFiles:
         return found
 
 
-def read_command_file(path: str) -> list[str]:
+def read_command_file(path: str) -> Arguments:
     """The arguments in a command file; they may hold secrets. Raises `FileUnreadable`."""
-    with _open(path, LARGEST_COMMAND_FILE) as file:
+    content, length = Wiped(LARGEST_COMMAND_FILE), 0
+    # A buffer would keep what it held.
+    with os.fdopen(_open_number(path, LARGEST_COMMAND_FILE), "rb", buffering=0) as file:
         try:
-            content = file.read(LARGEST_COMMAND_FILE)
+            while part := file.readinto(memoryview(content)[length:]):
+                length += part
         except OSError as exc:
             raise FileUnreadable(f"{path} cannot be read: {exc.strerror}") from exc
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    return split_windows(content.decode(encoding, errors="replace"), blanks=" \t\r\n")
+    return split_windows(_as_utf8(memoryview(content)[:length]), blanks=b" \t\r\n")
+
+
+def _as_utf8(text: memoryview) -> memoryview:
+    """UTF-16, where its mark says so, as UTF-8; anything else as it is, without a mark."""
+    mark = bytes(text[:3])
+    if mark == codecs.BOM_UTF8:
+        return text[3:]
+    if not mark.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return text
+    decoder = codecs.getincrementaldecoder("utf-16")("replace")
+    line, length = Wiped(2 * len(text)), 0
+    # Two bytes at a time: what is decoded in one piece stays in memory in one piece.
+    for at in range(0, len(text), 2):
+        letter = decoder.decode(text[at : at + 2]).encode()
+        line[length : length + len(letter)] = letter
+        length += len(letter)
+    return memoryview(line)[:length]
 
 
 def read_package(read: Callable[[int], bytes]) -> PackageFile:
@@ -166,6 +187,10 @@ def read_package_in_project(file: BinaryIO, package: str) -> PackageFile:
 
 
 def _open(path: str, limit: int) -> BinaryIO:
+    return os.fdopen(_open_number(path, limit), "rb")
+
+
+def _open_number(path: str, limit: int) -> int:
     try:
         number = os.open(path, _FLAGS)
     except (OSError, ValueError) as exc:
@@ -176,10 +201,10 @@ def _open(path: str, limit: int) -> BinaryIO:
             raise FileUnreadable(f"{path} is not a regular file")
         if status.st_size > limit:
             raise FileUnreadable(f"{path} is larger than {limit} bytes")
-        return os.fdopen(number, "rb")
     except BaseException:
         os.close(number)
         raise
+    return number
 
 
 def _check_directory(file: BinaryIO) -> None:

@@ -36,8 +36,13 @@ class _Question(Generic[T]):
     def answer(self, timeout: float) -> T:
         if not self._answered.wait(timeout):
             raise TookTooLong
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                # It knows this frame: together they would keep all that its callers know until a garbage collection.
+                del error
         answer, self._answer = self._answer, None
         return answer  # type: ignore[return-value]  # it is a T once it was found out
 

@@ -28,6 +28,7 @@ from ssis_exporter.errors import (
     StopUnsupported,
 )
 from ssis_exporter.model import Scope, Visibility
+from ssis_exporter.sources.dtexec.arguments import Arguments
 from ssis_exporter.sources.dtexec.processes import (
     Details,
     Look,
@@ -67,7 +68,8 @@ class PortableLook(Look):
         if not arguments:
             raise ProcessGone(f"process {seen.pid} has no arguments yet, or none any more")
         details = Details(
-            arguments=tuple(arguments),
+            # psutil's own texts stay in memory until something else is written there.
+            arguments=Arguments.of(arguments),
             user_name=_or_none(process.username) or "",
             folder=_or_none(process.cwd),
         )
@@ -75,11 +77,11 @@ class PortableLook(Look):
             raise ProcessGone(f"process {seen.pid} became another one while it was read")
         return details
 
-    def arguments(self, pid: int) -> tuple[str, ...] | None:
+    def arguments(self, pid: int) -> Arguments | None:
         """What psutil says now."""
         process = self._processes.get(pid)
         found = _or_none(process.cmdline) if process is not None else None
-        return tuple(found) if found is not None else None
+        return Arguments.of(found) if found is not None else None
 
     def age(self, seen: Sighting) -> timedelta:
         """By the wall clock at the first look, by a clock that nobody sets from then on."""

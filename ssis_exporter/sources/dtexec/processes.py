@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ssis_exporter.errors import SsisExporterError
 from ssis_exporter.model import Visibility
+from ssis_exporter.sources.dtexec.arguments import Arguments
 
 
 class ProcessGone(SsisExporterError):
@@ -56,7 +57,7 @@ class Usage(NamedTuple):
 class Details:
     """What is read of a process once, when it is first seen."""
 
-    arguments: tuple[str, ...] = field(repr=False)
+    arguments: Arguments = field(repr=False)
     user_name: str
     folder: str | None = None
     """Its working directory; None where it cannot be read."""
@@ -84,7 +85,7 @@ class Look(ABC):
         """
 
     @abstractmethod
-    def arguments(self, pid: int) -> tuple[str, ...] | None:
+    def arguments(self, pid: int) -> Arguments | None:
         """The arguments a process has now; None where they cannot be read."""
 
     @abstractmethod

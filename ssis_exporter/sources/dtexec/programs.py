@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
+
+from ssis_exporter.sources.dtexec.arguments import Arguments
 
 
 class Program(StrEnum):
@@ -59,12 +60,27 @@ KERNEL_NAME_LENGTH = 15
 _BY_NAME = {name: program for program in Program for name in (program.lower(), f"{program.lower()}.exe")}
 _BY_KERNEL_NAME = {name[:KERNEL_NAME_LENGTH]: program for name, program in _BY_NAME.items()} | _BY_NAME
 
-_WINE = ("wine", "wine64", "wine-preloader", "wine64-preloader")
+_WINE = ("wine", "wine64", "wine-preloader", "wine64-preloader", "wine64-preloader"[:KERNEL_NAME_LENGTH])
 _MONO = ("mono", "mono-sgen", "mono-sgen64", "dotnet")
 _LOADERS = frozenset((*_WINE, *_MONO, "box64", "box86", "ld.so", "ld.so.1"))
 _LOADERS_BEGIN = ("ld-", "qemu-")
 _SHELLS = frozenset(["sh", "bash", "dash", "ksh", "mksh", "zsh", "ash", "busybox"])
 _MOST_LOADER_ARGUMENTS = 32
+
+
+def _pattern(text: str) -> re.Pattern[bytes]:
+    return re.compile(text.encode(), re.IGNORECASE | re.DOTALL)
+
+
+_FOLDER = r"(?:.*[\\/])?"
+_PROGRAM_FILE = _pattern(f"{_FOLDER}(?P<name>{'|'.join(map(re.escape, _BY_NAME))})(?:\\.dll)?")
+_LOADER_FILE = _pattern(
+    f"{_FOLDER}(?:{'|'.join(map(re.escape, _LOADERS))}|(?:{'|'.join(map(re.escape, _LOADERS_BEGIN))})[^\\\\/]*)"
+)
+_OPTION = _pattern("-.*")
+_OPTION_WITH_VALUE = _pattern("-.*=.*")
+_SHELL_COMMAND = re.compile(b"-(?!-).*c.*", re.DOTALL)
+_DOTNET_COMMAND = re.compile(b"exec")
 
 
 def by_kernel_name(name: str) -> Program | NameSays:
@@ -76,8 +92,12 @@ def by_kernel_name(name: str) -> Program | NameSays:
     return NameSays.LOADER if _is_loader(name) or name in _SHELLS else NameSays.NOTHING
 
 
-def identify(kernel_name: str, arguments: Sequence[str]) -> Identified | None:
-    """Which of the programs a process is, by its name and arguments; None where it is none of them."""
+def identify(kernel_name: str, arguments: Arguments) -> Identified | None:
+    """
+    Which of the programs a process is, by its name and arguments; None where it is none of them.
+
+    No argument becomes text: other programs have secrets among theirs, too.
+    """
     match by_kernel_name(kernel_name):
         case Program() as program:
             return _named(program, arguments)
@@ -95,51 +115,50 @@ def last_step(path: str) -> str:
 
 
 def _is_loader(name: str) -> bool:
-    return name in _LOADERS or name.startswith(_LOADERS_BEGIN) or name == "wine64-preloader"[:KERNEL_NAME_LENGTH]
+    return name in _LOADERS or name.startswith(_LOADERS_BEGIN)
 
 
-def _program_of_file(argument: str) -> Program | None:
-    name = last_step(argument).lower()
-    return _BY_NAME.get(name) or _BY_NAME.get(name.removesuffix(".dll"))
+def _program_of_file(arguments: Arguments, at: int) -> Program | None:
+    found = arguments.match(at, _PROGRAM_FILE)
+    return _BY_NAME[found["name"].decode().lower()] if found is not None else None
 
 
-def _named(program: Program, arguments: Sequence[str]) -> Identified:
+def _named(program: Program, arguments: Arguments) -> Identified:
     """The kernel's name is the program's; a loader or an interpreter may still stand first in the arguments."""
-    if not arguments or _program_of_file(arguments[0]) is program:
+    if not arguments or _program_of_file(arguments, 0) is program:
         return Identified(program, 1, Via.NOTHING)
     given = _given_to_loader(arguments)
     if given is None or given.program is not program:
         # Whoever started it chose another word for argument 0.
         return Identified(program, 1, Via.NOTHING)
-    if _is_loader(last_step(arguments[0]).lower()):
+    if arguments.match(0, _LOADER_FILE):
         return given
     # The kernel puts the interpreter of a script's first line before the script.
     return Identified(program, given.first_argument, Via.SCRIPT)
 
 
-def _given_to_loader(arguments: Sequence[str]) -> Identified | None:
+def _given_to_loader(arguments: Arguments) -> Identified | None:
     """The first argument that is no option, no option's value and no further loader must be the program."""
     after_option = False
-    for at, argument in enumerate(arguments[1:_MOST_LOADER_ARGUMENTS], start=1):
-        program = _program_of_file(argument)
+    for at in range(1, min(len(arguments), _MOST_LOADER_ARGUMENTS)):
+        program = _program_of_file(arguments, at)
         if program is not None:
             return Identified(program, at + 1, Via.LOADER)
-        if argument.startswith("-"):
-            after_option = "=" not in argument
+        if arguments.match(at, _OPTION):
+            after_option = not arguments.match(at, _OPTION_WITH_VALUE)
         elif after_option:
             after_option = False
-        elif argument != "exec" and not _is_loader(last_step(argument).lower()):
+        elif not arguments.match(at, _LOADER_FILE) and not arguments.match(at, _DOTNET_COMMAND):
             return None
     return None
 
 
-def _given_to_shell(arguments: Sequence[str]) -> Identified | None:
+def _given_to_shell(arguments: Arguments) -> Identified | None:
     """A shell runs a script of that name; with `-c` it runs a command, which is a process of its own."""
-    for at, argument in enumerate(arguments[1:_MOST_LOADER_ARGUMENTS], start=1):
-        if argument.startswith("-") and not argument.startswith("--"):
-            if "c" in argument:
-                return None
-        elif not argument.startswith("--"):
-            program = _program_of_file(argument)
+    for at in range(1, min(len(arguments), _MOST_LOADER_ARGUMENTS)):
+        if arguments.match(at, _SHELL_COMMAND):
+            return None
+        if not arguments.match(at, _OPTION):
+            program = _program_of_file(arguments, at)
             return Identified(program, at + 1, Via.SCRIPT) if program is not None else None
     return None

@@ -149,7 +149,7 @@ class Runs:
                     user_name=details.user_name,
                 )
                 return _Host(seen=seen, identified=identified, is_certain=is_certain, host=host)
-            call = self._naming.call(details.arguments[identified.first_argument :], details)
+            call = self._naming.call(details.arguments.after(identified.first_argument), details)
         except ProcessGone:
             return None
         except ProcessHidden as exc:
@@ -167,7 +167,7 @@ class Runs:
     def _runs_something_else(look: Look, seen: Sighting) -> bool:
         """One read tells it of almost all shells, which may be many."""
         arguments = look.arguments(seen.pid)
-        return bool(arguments) and identify(seen.name, arguments or ()) is None
+        return arguments is not None and len(arguments) > 0 and identify(seen.name, arguments) is None
 
     def _as_it_was(self, seen: Sighting) -> _Process | None:
         """A known process in the middle of a change, or one that may no longer be read, is still the same process."""
@@ -246,8 +246,8 @@ def _belongs_to_another(candidate: _Candidate, look: Look, by_pid: dict[int, _Pr
         if distance > 0:
             return False
         its = look.arguments(pid)
-        own = candidate.details.arguments[candidate.identified.first_argument :]
-        return its is not None and its[above.identified.first_argument :] == own
+        own = candidate.details.arguments.after(candidate.identified.first_argument)
+        return its is not None and its.after(above.identified.first_argument) == own
     return False
 
 
