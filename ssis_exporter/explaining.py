@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from ssis_exporter.durations import print_duration
 from ssis_exporter.errors import StorageError
@@ -16,7 +16,7 @@ from ssis_exporter.stopsettings import Surroundings
 from ssis_exporter.stopview import Explanation
 
 
-async def explain(asked: Nomination | Door, around: Surroundings, places: Sequence[datetime]) -> Explanation:
+async def explain(asked: Nomination | Door, around: Surroundings, places: Sequence[float]) -> Explanation:
     """
     The first decision for this nomination, had it come alone now.
 
@@ -54,7 +54,7 @@ def _judged(
     run: Execution,
     around: Surroundings,
     *,
-    places: Sequence[datetime],
+    places: Sequence[float],
     row: Row | None,
     facts: dict[str, str],
 ) -> Explanation:
@@ -64,11 +64,13 @@ def _judged(
             return _refused(nomination, reason, rule, text, facts)
         case Allowed() as allowed:
             pass
-    taken = sum(moment > around.now() - settings.breaker.window for moment in places)
-    facts["breaker"] = f"{taken} of {settings.breaker.stops} within {print_duration(settings.breaker.window)}"
+    ages = around.ledger.ages(places)
+    facts["breaker"] = (
+        f"{settings.breaker.taken(ages)} of {settings.breaker.stops} within {print_duration(settings.breaker.window)}"
+    )
     is_dry = settings.mode is not StopMode.ARMED
     has_place = row is not None and (row.is_open or row.placed_at is not None)
-    if not settings.breaker.has_room(places, around.now()) and not has_place:
+    if not settings.breaker.has_room(ages) and not has_place:
         text = f"as many runs were stopped as may be: {facts['breaker']}"
         return _refused(nomination, RefusalReason.BREAKER_OPEN, allowed.rule, text, facts)
     text = f"{allowed.rule} allows it"

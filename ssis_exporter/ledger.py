@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from ssis_exporter.errors import StorageError
+from ssis_exporter.ledgerclock import WAITS_IN_GRACE, LedgerClock
 from ssis_exporter.ledgerrows import (
     SCHEMA,
     Door,
@@ -19,7 +22,6 @@ from ssis_exporter.ledgerrows import (
     add_event,
     event_of,
     find,
-    from_text,
     insert,
     row_of,
     to_json,
@@ -35,6 +37,8 @@ from ssis_exporter.storagefolder import Storage, set_aside
 
 NAME = "ledger.sqlite"
 
+T = TypeVar("T")
+
 
 class RowMoved(Exception):
     """The row is not where the caller believed: a veto or a later nomination came first. Nothing was written."""
@@ -49,9 +53,15 @@ class Ledger:
     """
 
     def __init__(
-        self, storage: Storage, *, metrics: StorageMetrics | None = None, executor: Executor | None = None
+        self,
+        storage: Storage,
+        *,
+        metrics: StorageMetrics | None = None,
+        executor: Executor | None = None,
+        clock: LedgerClock | None = None,
     ) -> None:
         self.database = Database(storage, NAME, SCHEMA, metrics=metrics, executor=executor)
+        self._clock = clock or LedgerClock()
         self.ours = OurStops()
         """The runs that were asked to stop."""
 
@@ -74,19 +84,30 @@ class Ledger:
         """Makes or checks the file; harmless when it is open."""
         await self.database.open()
         if not self.ours.is_loaded:
-            await self.database.read(self.ours.load)
+            await self._write(self.ours.load)
 
     async def probe(self) -> None:
         """Writes without changing anything, to know whether it can be written to."""
-        await self.database.write(lambda connection: connection.execute(f"PRAGMA user_version = {len(SCHEMA)}"))
+        await self._write(lambda connection: connection.execute(f"PRAGMA user_version = {len(SCHEMA)}"))
 
     async def acknowledge_damage(self) -> Path | None:
         """Sets the file aside and begins a new one; returns where the old one is kept."""
         return await self.database.set_aside()
 
+    async def mark(self) -> None:
+        """Writes down how much time has passed, so that no later start takes it for less."""
+        await self._write(lambda _: None)
+
     async def close(self) -> None:
         """Closes the file; may be called twice."""
+        if self.is_open:
+            with contextlib.suppress(StorageError):
+                await self.mark()
         await self.database.close()
+
+    def ages(self, moments: Sequence[float]) -> list[timedelta]:
+        """How long ago each of these moments of the ledger's own clock was, at least."""
+        return self._clock.ages(moments)
 
     async def nominate(self, asked: Sequence[Nomination | Door], at: datetime) -> list[tuple[Row | None, bool]]:
         """
@@ -95,7 +116,11 @@ class Ledger:
         Returns per nomination its row and whether it is one that was there before and is open or final; no row for
         the refused ones.
         """
-        return await self.database.write(lambda connection: [_nominate(connection, one, at) for one in asked])
+
+        def work(connection: sqlite3.Connection) -> list[tuple[Row | None, bool]]:
+            return [_nominate(connection, one, at, self._clock.passed_in(connection)) for one in asked]
+
+        return await self._write(work)
 
     async def find(self, key: ExecutionKey) -> Row | None:
         """The row of one run."""
@@ -108,9 +133,9 @@ class Ledger:
             lambda connection: [row_of(connection, found) for found in connection.execute(query).fetchall()]
         )
 
-    async def places(self, since: datetime) -> list[datetime]:
-        """When each run took its place in the breaker, as far as that was after `since` or it waits in grace."""
-        return await self.database.read(lambda connection: _places(connection, since, apart_from=None))
+    async def places(self, window: timedelta) -> list[float]:
+        """When each run took its place in the breaker, as far as it counts within `window`; see `ages`."""
+        return await self.database.read(lambda connection: self._places(connection, window, apart_from=None))
 
     async def saw(self, row: Row, facts: ExecutionFacts, seen_under: Visibility, at: datetime) -> Row:
         """The first look: what the run is like, for comparing at every later one."""
@@ -126,13 +151,13 @@ class Ledger:
 
         def work(connection: sqlite3.Connection) -> Row | None:
             if row.stage is not Stage.ALLOWED and not (dry_run and row.placed_at is not None):
-                others = _places(connection, at - breaker.window, apart_from=row)
-                if not breaker.has_room(others, at):
+                others = self._places(connection, breaker.window, apart_from=row)
+                if not breaker.has_room(self.ages(others)):
                     return None
             changes = {"stage": Stage.ALLOWED, "rule": rule}
             return _step(connection, row, at, EventKind.ALLOWED, changes, rule=rule)
 
-        return await self.database.write(work)
+        return await self._write(work)
 
     async def request(
         self, row: Row, rule: str, evidence: Mapping[str, str], breaker: Breaker, at: datetime
@@ -140,15 +165,16 @@ class Ledger:
         """The moment before the source is asked. None when the breaker has no room, whatever was reserved."""
 
         def work(connection: sqlite3.Connection) -> Row | None:
-            if not breaker.has_room(_places(connection, at - breaker.window, apart_from=row), at):
+            if not breaker.has_room(self.ages(self._places(connection, breaker.window, apart_from=row))):
                 return None
             moment = to_text(at)
             changes = {"stage": Stage.REQUESTED, "rule": rule, "placed_at": moment, "requested_at": moment, "final": 1}
+            changes |= {"placed_after": self._clock.passed_in(connection)}
             return _step(
                 connection, row, at, EventKind.REQUESTED, changes, rule=rule, details={"evidence": dict(evidence)}
             )
 
-        requested = await self.database.write(work)
+        requested = await self._write(work)
         if requested is not None:
             self.ours.moved(requested, came_from=row.stage)
         return requested
@@ -188,9 +214,12 @@ class Ledger:
                 current = find(connection, row.key)
                 if current is not None and current.is_where(row) and len(current.nominations) > len(row.nominations):
                     return current
-            return _settle(connection, row, outcome, at=at, reason=reason, rule=rule, text=text, final=final)
+            passed = self._clock.passed_in(connection)
+            return _settle(
+                connection, row, outcome, at=at, passed=passed, reason=reason, rule=rule, text=text, final=final
+            )
 
-        settled = await self.database.write(work)
+        settled = await self._write(work)
         self.ours.moved(settled, came_from=row.stage)
         return settled
 
@@ -204,9 +233,10 @@ class Ledger:
             began = [one.asked_since for one in row.nominations]
             if ended_at is not None and all(since is not None and _is_after(since, ended_at) for since in began):
                 return None
-            return _settle(connection, row, StopOutcome.VETOED, at=at, text=text)
+            passed = self._clock.passed_in(connection)
+            return _settle(connection, row, StopOutcome.VETOED, at=at, passed=passed, text=text)
 
-        return await self.database.write(work)
+        return await self._write(work)
 
     async def last_outcomes(self, count: int) -> list[PastStop]:
         """What became of the last nominations, newest first."""
@@ -226,11 +256,30 @@ class Ledger:
         text: str = "",
         details: Mapping[str, object] | None = None,
     ) -> Row:
-        moved = await self.database.write(
+        moved = await self._write(
             lambda connection: _step(connection, row, at, kind, changes, rule=rule, text=text, details=details)
         )
         self.ours.moved(moved, came_from=row.stage)
         return moved
+
+    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """One transaction; each also keeps how much time has passed."""
+
+        def whole(connection: sqlite3.Connection) -> T:
+            self._clock.mark(connection)
+            return work(connection)
+
+        return await self.database.write(whole)
+
+    def _places(self, connection: sqlite3.Connection, window: timedelta, *, apart_from: Row | None) -> list[float]:
+        since = self._clock.passed_in(connection) - window.total_seconds()
+        query = "SELECT placed_after, stage FROM runs WHERE (placed_after > ? OR stage = ?) AND id != ?"
+        parameters = [since, Stage.ALLOWED, apart_from.id if apart_from is not None else -1]
+        # One that waits in grace counts however long it has been waiting.
+        return [
+            WAITS_IN_GRACE if stage == Stage.ALLOWED else placed_after
+            for placed_after, stage in connection.execute(query, parameters)
+        ]
 
 
 def read_events(folder: Path, since: datetime | None = None) -> Iterator[Event]:
@@ -277,7 +326,9 @@ def past_stop(event: Event) -> PastStop:
     )
 
 
-def _nominate(connection: sqlite3.Connection, asked: Nomination | Door, at: datetime) -> tuple[Row | None, bool]:
+def _nominate(
+    connection: sqlite3.Connection, asked: Nomination | Door, at: datetime, passed: float
+) -> tuple[Row | None, bool]:
     nomination = asked.nomination if isinstance(asked, Door) else asked
     row = find(connection, nomination.key)
     is_known = row is not None and (row.is_open or row.final)
@@ -285,12 +336,13 @@ def _nominate(connection: sqlite3.Connection, asked: Nomination | Door, at: date
         add_event(connection, _refused(asked, at))
         return None, False
     if row is None:
-        insert(connection, nomination.key, at)
+        insert(connection, nomination.key, at, passed)
         add_event(connection, _nominated(nomination, at, episode=1))
         return find(connection, nomination.key), False
     if not is_known:
         changes = {"stage": Stage.NOMINATED, "episode": row.episode + 1, "nominated_at": to_text(at)}
-        if not update(connection, row, changes | {"outcome": None, "reason": None, "rule": "", "text": ""}):
+        changes |= {"nominated_after": passed, "outcome": None, "reason": None, "rule": "", "text": ""}
+        if not update(connection, row, changes):
             raise RowMoved
         add_event(connection, _nominated(nomination, at, episode=row.episode + 1))
         return find(connection, nomination.key), False
@@ -328,16 +380,6 @@ def _nominated(nomination: Nomination, at: datetime, *, episode: int) -> Event:
     )
 
 
-def _places(connection: sqlite3.Connection, since: datetime, *, apart_from: Row | None) -> list[datetime]:
-    query = "SELECT placed_at, stage FROM runs WHERE (placed_at > ? OR stage = ?) AND id != ?"
-    parameters = [to_text(since), Stage.ALLOWED, apart_from.id if apart_from is not None else -1]
-    # One that waits in grace counts however long it has been waiting.
-    return [
-        datetime.max.replace(tzinfo=UTC) if stage == Stage.ALLOWED else from_text(placed_at)
-        for placed_at, stage in connection.execute(query, parameters)
-    ]
-
-
 def _step(
     connection: sqlite3.Connection,
     row: Row,
@@ -366,6 +408,7 @@ def _settle(
     outcome: StopOutcome,
     *,
     at: datetime,
+    passed: float,
     reason: RefusalReason | None = None,
     rule: str = "",
     text: str = "",
@@ -380,7 +423,7 @@ def _settle(
         "final": int(final),
     }
     if outcome is StopOutcome.WOULD_STOP and row.placed_at is None:
-        changes["placed_at"] = to_text(at)
+        changes |= {"placed_at": to_text(at), "placed_after": passed}
     if not update(connection, row, changes):
         raise RowMoved
     details = {

@@ -70,6 +70,25 @@ BEGIN SELECT RAISE(ABORT, 'an event of the ledger is never changed'); END;
 CREATE TRIGGER events_are_not_removed BEFORE DELETE ON events
 BEGIN SELECT RAISE(ABORT, 'an event of the ledger is never removed'); END
 """,
+    # Moments by the ledger's own clock, which nobody can set. Places of before count as if taken now.
+    """
+ALTER TABLE runs ADD COLUMN nominated_after REAL NOT NULL DEFAULT 0;
+
+ALTER TABLE runs ADD COLUMN placed_after REAL;
+
+UPDATE runs SET placed_after = 0 WHERE placed_at IS NOT NULL;
+
+DROP INDEX places;
+
+CREATE INDEX places ON runs (placed_after) WHERE placed_after IS NOT NULL;
+
+CREATE TABLE clock (
+    id INTEGER PRIMARY KEY,
+    passed REAL NOT NULL,
+    wall REAL NOT NULL,
+    monotonic REAL NOT NULL
+)
+""",
 )
 
 
@@ -147,6 +166,12 @@ class Row:
     final: bool
     """Whether a further nomination returns this outcome: the source was asked, or may have been."""
 
+    nominated_after: float
+    """When it was nominated, by the ledger's own clock."""
+
+    placed_after: float | None
+    """When it took its place in the breaker, by the ledger's own clock."""
+
     @property
     def is_open(self) -> bool:
         """Whether it has not come to an outcome."""
@@ -185,11 +210,11 @@ def from_json(text: str, kind: type[T]) -> T:
     return msgspec.convert(json.loads(text), kind)
 
 
-def insert(connection: sqlite3.Connection, key: ExecutionKey, at: datetime) -> None:
+def insert(connection: sqlite3.Connection, key: ExecutionKey, at: datetime, passed: float) -> None:
     """A run that was never nominated before."""
     connection.execute(
-        "INSERT INTO runs (source, instance_id, nominated_at) VALUES (?, ?, ?)",
-        [_column(key.source), _column(key.instance_id), to_text(at)],
+        "INSERT INTO runs (source, instance_id, nominated_at, nominated_after) VALUES (?, ?, ?, ?)",
+        [_column(key.source), _column(key.instance_id), to_text(at), passed],
     )
 
 
@@ -230,6 +255,8 @@ def row_of(connection: sqlite3.Connection, found: tuple[Any, ...]) -> Row:
         reason,
         text,
         final,
+        nominated_after,
+        placed_after,
     ) = found
     asked = connection.execute(
         "SELECT details FROM events WHERE source = ? AND instance_id = ? AND episode = ? AND kind = ? ORDER BY id",
@@ -251,6 +278,8 @@ def row_of(connection: sqlite3.Connection, found: tuple[Any, ...]) -> Row:
         reason=RefusalReason(reason) if reason is not None else None,
         text=text,
         final=bool(final),
+        nominated_after=nominated_after,
+        placed_after=placed_after,
     )
 
 

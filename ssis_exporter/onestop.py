@@ -155,9 +155,9 @@ class OneStop(Aftermath):
             return End(outcome=StopOutcome.VETOED, text=f"all stopping is on hold: {held}")
         if settings.mode is StopMode.OFF:
             return End(outcome=StopOutcome.REFUSED, reason=RefusalReason.OFF, text="stopping was turned off")
-        # By both clocks: one on the wall that is set back must not keep an old nomination alive.
-        is_old = self._around.now() - self.row.nominated_at >= settings.request_ttl
-        if is_old or not self._is_within(settings.request_ttl, self._began):
+        # By both clocks: one on the wall that is set back must not keep an old nomination alive, nor a long downtime.
+        [age] = self._around.ledger.ages([self.row.nominated_after])
+        if max(age, self._around.now() - self.row.nominated_at) >= settings.request_ttl:
             text = f"after {print_duration(settings.request_ttl)} it was given up; at last: {why}"
             return End(outcome=StopOutcome.EXPIRED, text=text)
         return None

@@ -206,13 +206,13 @@ class Breaker:
     stops: int = 3
     window: timedelta = timedelta(minutes=10)
 
-    def has_room(self, taken: Iterable[datetime], now: datetime) -> bool:
-        """
-        Whether one more run may be stopped, where each of `taken` is when another run took its place.
+    def taken(self, ages: Iterable[timedelta]) -> int:
+        """How many places are taken, where each of `ages` is how long ago another run took one, at least."""
+        return sum(age < self.window for age in ages)
 
-        A time after `now` (the clock was set back) counts as taken.
-        """
-        return sum(moment > now - self.window for moment in taken) < self.stops
+    def has_room(self, ages: Iterable[timedelta]) -> bool:
+        """Whether one more run may be stopped."""
+        return self.taken(ages) < self.stops
 
 
 def _contradiction(nomination: Nomination, run: Execution) -> Refused | None:

@@ -32,6 +32,7 @@ from ssis_exporter.sources.worker import SourceWorker
 from ssis_exporter.stopmetrics import StopMetrics
 from ssis_exporter.stopsettings import StopSettings, Surroundings
 from ssis_exporter.stopview import Explanation, PastStop, PendingStop
+from ssis_exporter.wallclock import WallClock
 
 __all__ = ["StopSettings", "Stopper"]
 
@@ -44,6 +45,9 @@ GLANCE_SECONDS = 0.5
 
 PROBE_SECONDS = 10.0
 """How often a ledger that could not be used is tried again."""
+
+MARK_SECONDS = 30.0
+"""How often the age of the breaker's places is written down."""
 
 ASKING_SECONDS = 2.0
 """How long the end of the exporter waits for a source that is being asked."""
@@ -93,7 +97,7 @@ class Stopper:
         self._held_by_file: str | None = None
         self._held_in_memory: str | None = None
         self._work: dict[ExecutionKey, tuple[OneStop, asyncio.Task[None]]] = {}
-        self._places: list[datetime] = []
+        self._places: list[float] = []
         self._last: deque[PastStop] = deque(maxlen=LAST_OUTCOMES)
         self._taken_up = False
         self._taking_up = asyncio.Lock()
@@ -109,6 +113,7 @@ class Stopper:
             silences=silences,
             now=now,
             monotonic=monotonic,
+            clock=WallClock(now=now, monotonic=monotonic),
             wait=wait,
             local=local,
             settled=self._settled,
@@ -135,7 +140,7 @@ class Stopper:
     @property
     def breaker_is_open(self) -> bool:
         """Whether as many runs were stopped within the window as may be."""
-        return not self._settings.breaker.has_room(self._places, self._around.now())
+        return not self._settings.breaker.has_room(self._ledger.ages(self._places))
 
     def pending(self) -> list[PendingStop]:
         """What is being worked on, oldest first."""
@@ -362,8 +367,10 @@ class Stopper:
         assert row.outcome is not None
         key = row.key
         self._metrics.count(key.source, row.outcome, row.reason)
-        if row.outcome is StopOutcome.STOPPED and row.requested_at is not None:
-            self._metrics.took(max(self._around.now() - row.requested_at, timedelta()))
+        if row.outcome is StopOutcome.STOPPED and row.placed_after is not None:
+            # Its place was taken in the moment of the request.
+            [took] = self._ledger.ages([row.placed_after])
+            self._metrics.took(took)
         past = PastStop(
             at=self._around.now(),
             key=key,
@@ -378,21 +385,30 @@ class Stopper:
         log.info("%s of %s: %s; %s", key.instance_id, key.source, row.outcome, row.text)
 
     async def _read_places(self) -> None:
-        since = self._around.now() - self._settings.breaker.window
         with contextlib.suppress(StorageError):
-            self._places = await self._ledger.places(since)
+            self._places = await self._ledger.places(self._settings.breaker.window)
 
     async def _watch(self) -> None:
-        """Looks for the file that holds, and tries a ledger that could not be used."""
-        tried = self._around.monotonic()
+        """Looks for the file that holds and at the clock, and tries a ledger that could not be used."""
+        tried = marked = self._around.monotonic()
+        counted = False
         while True:
             await self._around.wait(GLANCE_SECONDS)
+            self._around.clock.look()
             self._held_by_file = await self._blocking(self._hold.reason)
             if self._ledger.trouble is not None and self._around.monotonic() - tried >= PROBE_SECONDS:
                 tried = self._around.monotonic()
                 with contextlib.suppress(StorageError):
                     await self._take_up()
                     await self._ledger.probe()
+            # While places count their age is kept, and once more when none does: after a crash they count no longer.
+            counts = self._settings.breaker.taken(self._ledger.ages(self._places)) > 0
+            is_due = counts and self._around.monotonic() - marked >= MARK_SECONDS
+            if self._ledger.trouble is None and (is_due or (counted and not counts)):
+                marked = self._around.monotonic()
+                with contextlib.suppress(StorageError):
+                    await self._ledger.mark()
+            counted = counts
 
     async def _blocking(self, what: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, what)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, tzinfo
 
 from ssis_exporter.hold import Hold
 from ssis_exporter.ledger import Ledger
 from ssis_exporter.ledgerrows import Row
 from ssis_exporter.model import Execution, ExecutionFacts, Nomination, StopMode
-from ssis_exporter.policy import Allowed, Breaker, Policy, Verdict
+from ssis_exporter.policy import Allowed, Breaker, Policy, Refused, Verdict
 from ssis_exporter.sources.worker import SourceWorker
+from ssis_exporter.wallclock import WallClock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,9 @@ class Surroundings:
     silences: Callable[[Nomination], Awaitable[bool]] | None
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
+    clock: WallClock
+    """What rules about hours and ages rest on."""
+
     wait: Callable[[float], Awaitable[None]]
     local: tzinfo | None
     settled: Callable[[Row], None]
@@ -63,9 +67,21 @@ class Surroundings:
         return self.judge_knowing(self.typical(run.facts), nominations, run)
 
     def judge_knowing(self, typical: timedelta | None, nominations: Sequence[Nomination], run: Execution) -> Verdict:
-        """The same, with the typical duration as it was looked up before; on any thread."""
-        policy, now = self.settings().policy, self.now()
+        """
+        The same, with the typical duration as it was looked up before; on any thread.
+
+        A clock that was set makes no run older, and no hour right that was not.
+        """
+        policy, readings = self.settings().policy, self.clock.readings()
+        began = run.facts.started_at
+        if began is not None:
+            run = replace(run, duration=max(run.duration - self.clock.set_forward_since(began), timedelta()))
         verdicts = [
-            policy.decide(nomination, run, now, typical=typical, local=self.local) for nomination in nominations
+            _strictest([policy.decide(nomination, run, now, typical=typical, local=self.local) for now in readings])
+            for nomination in nominations
         ]
         return next((verdict for verdict in verdicts if isinstance(verdict, Allowed)), verdicts[-1])
+
+
+def _strictest(verdicts: Sequence[Verdict]) -> Verdict:
+    return next((verdict for verdict in verdicts if isinstance(verdict, Refused)), verdicts[0])

@@ -46,7 +46,6 @@ class StopWork:
 
         self._around = around
         self._worker = around.worker(row.key.source)
-        self._began = around.monotonic()
         self._seen_under = row.seen_under
         self.is_asking = False
         """From before "requested" is written until the answer is: to be left alone for a moment at the end."""

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from ssis_exporter.errors import SourceError
 from ssis_exporter.hold import Hold
 from ssis_exporter.ledger import Ledger, read_events
+from ssis_exporter.ledgerclock import LedgerClock
 from ssis_exporter.model import ExecutionKey, Nomination, StopMode
 from ssis_exporter.policy import Action, Match, Policy, Rule
 from ssis_exporter.sources.interface import Source
@@ -43,6 +44,9 @@ class Time:
         self.set_by = 0.0
         """By how much somebody set the clock on the wall."""
 
+        self.booted_at = 0.0
+        """When the machine was started for the last time."""
+
         self.shortest_wait = 0.0
         """Waits are no shorter, so that hours pass in few steps."""
 
@@ -54,8 +58,8 @@ class Time:
         return BEGIN + timedelta(seconds=self.seconds + self.set_by)
 
     def monotonic(self) -> float:
-        """The same, as seconds since somewhen."""
-        return self.seconds
+        """The same, as seconds since the machine was started."""
+        return self.seconds - self.booted_at
 
     async def wait(self, seconds: float) -> None:
         """Instead of `asyncio.sleep`."""
@@ -175,7 +179,12 @@ class Scene:
     def _make(self) -> None:
         self.registry = CollectorRegistry()
         self.storage = Storage(self.folder)
-        self.ledger = Ledger(self.storage, metrics=StorageMetrics(self.registry), executor=InlineExecutor())
+        self.ledger = Ledger(
+            self.storage,
+            metrics=StorageMetrics(self.registry),
+            executor=InlineExecutor(),
+            clock=LedgerClock(now=self.time.now, monotonic=self.time.monotonic),
+        )
         self.stopper = Stopper(
             self.settings,
             ledger=self.ledger,
@@ -200,10 +209,12 @@ class Scene:
         await self.stopper.close()
         self.storage.release()
 
-    async def restart(self) -> None:
-        """The process ends in good order and another one begins."""
+    async def restart(self, *, reboots: bool = False) -> None:
+        """The process ends in good order and another one begins; the machine too, where it reboots."""
         await self.stopper.close()
         self.storage.release()
+        if reboots:
+            self.time.booted_at = self.time.seconds
         self._make()
         await self.stopper.start()
 

@@ -13,6 +13,7 @@ import pytest
 
 from ssis_exporter.errors import StorageInUse
 from ssis_exporter.ledger import Ledger, RowMoved, acknowledge_damage, read_events
+from ssis_exporter.ledgerclock import LedgerClock
 from ssis_exporter.ledgerrows import Door, Row
 from ssis_exporter.model import (
     ExecutionFacts,
@@ -26,7 +27,7 @@ from ssis_exporter.model import (
 from ssis_exporter.policy import Breaker
 from ssis_exporter.stopview import Stage
 from ssis_exporter.storagefolder import Storage
-from tests.stopping import InlineExecutor
+from tests.stopping import InlineExecutor, Time
 
 T = TypeVar("T")
 
@@ -41,10 +42,13 @@ def nomination(instance_id: str = "1", package_name: str | None = None) -> Nomin
     )
 
 
-def with_ledger(folder: Path, work: Callable[[Ledger], Awaitable[T]]) -> T:
+def with_ledger(folder: Path, work: Callable[[Ledger], Awaitable[T]], time: Time | None = None) -> T:
+    moved = time or Time()
+
     async def main() -> T:
         storage = Storage(folder)
-        ledger = Ledger(storage, executor=InlineExecutor())
+        clock = LedgerClock(now=moved.now, monotonic=moved.monotonic)
+        ledger = Ledger(storage, executor=InlineExecutor(), clock=clock)
         try:
             return await work(ledger)
         finally:
@@ -236,6 +240,7 @@ def test_places_of_the_breaker(tmp_path: Path) -> None:
     """
     What was requested and what waits in grace takes a place; a place in grace is free again with its outcome.
     """
+    time = Time()
 
     async def work(ledger: Ledger) -> None:
         await requested(ledger, "1")
@@ -247,10 +252,10 @@ def test_places_of_the_breaker(tmp_path: Path) -> None:
         assert await ledger.reserve(third, "rule 1", BREAKER, dry_run=False, at=LATER) is not None
         fourth = await nominated(ledger, "4")
         assert await ledger.reserve(fourth, "rule 1", BREAKER, dry_run=False, at=LATER) is None
-        after = NOW + BREAKER.window
-        assert await ledger.reserve(fourth, "rule 1", BREAKER, dry_run=False, at=after) is not None
+        time.seconds = BREAKER.window.total_seconds()
+        assert await ledger.reserve(fourth, "rule 1", BREAKER, dry_run=False, at=LATER) is not None
 
-    with_ledger(tmp_path, work)
+    with_ledger(tmp_path, work, time)
 
 
 def test_a_dry_run_takes_one_place_per_run(tmp_path: Path) -> None:
@@ -272,19 +277,21 @@ def test_no_request_without_room_whatever_was_reserved(tmp_path: Path) -> None:
     """
     A place that a dry run took long ago is none for a request.
     """
+    time = Time()
 
     async def work(ledger: Ledger) -> None:
         dry = await ledger.reserve(await nominated(ledger, "1"), "rule 1", BREAKER, dry_run=True, at=NOW)
         assert dry is not None
         await ledger.settle(dry, StopOutcome.WOULD_STOP, at=NOW)
         hour = NOW + timedelta(hours=1)
+        time.seconds = 3600
         await requested(ledger, "2", at=hour)
         await requested(ledger, "3", at=hour)
         again = await ledger.reserve(await nominated(ledger, "1"), "rule 1", BREAKER, dry_run=True, at=hour)
         assert again is not None
         assert await ledger.request(again, "rule 1", {}, BREAKER, hour) is None
 
-    with_ledger(tmp_path, work)
+    with_ledger(tmp_path, work, time)
 
 
 def test_acknowledging_needs_that_no_exporter_runs(tmp_path: Path) -> None:

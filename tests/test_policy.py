@@ -389,14 +389,15 @@ def test_every_refusal_says_why() -> None:
 
 def test_breaker_counts_what_is_within_the_window() -> None:
     """
-    Three within ten minutes, a time to come included; the fourth has no room until the first leaves the window.
+    Three within ten minutes; the fourth has no room until the first leaves the window.
     """
     breaker = Breaker(stops=3, window=timedelta(minutes=10))
-    taken = [NOW - timedelta(minutes=9), NOW - timedelta(minutes=1), NOW + timedelta(days=1)]
+    ages = [timedelta(minutes=10) - timedelta(microseconds=1), timedelta(minutes=1), timedelta()]
 
-    assert breaker.has_room(taken[:2], NOW)
-    assert not breaker.has_room(taken, NOW)
-    assert breaker.has_room(taken, NOW + timedelta(minutes=1))
+    assert breaker.has_room(ages[:2])
+    assert not breaker.has_room(ages)
+    assert breaker.has_room([timedelta(minutes=10), *ages[1:]])
+    assert 2 == breaker.taken([timedelta(minutes=10), *ages[1:]])
 
 
 def test_plain_names() -> None:

@@ -124,7 +124,8 @@ steps = st.one_of(
     st.tuples(st.just("veto"), keys),
     st.tuples(st.just("rules"), policies),
     st.tuples(st.just("mode"), st.sampled_from((StopMode.ARMED, StopMode.ARMED, StopMode.DRY_RUN, StopMode.OFF))),
-    st.tuples(st.just("restart"), st.none()),
+    st.tuples(st.just("restart"), st.booleans()),
+    st.tuples(st.just("set"), st.sampled_from((-86_400, -700, 700, 86_400))),
 )
 
 
@@ -285,7 +286,9 @@ class Witness:
                 self.mode = argument
                 self._reconfigure()
             case "restart":
-                await scene.restart()
+                await scene.restart(reboots=argument)
+            case "set":
+                scene.time.set_by += argument
             case _:
                 self._change_run(what, argument)
 

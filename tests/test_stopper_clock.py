@@ -1,0 +1,234 @@
+"""stopper: a clock that is set, in whichever direction and whenever, never allows more stops than one that is left."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import time, timedelta
+from pathlib import Path
+
+import pytest
+
+from ssis_exporter.errors import SourceUnreachable
+from ssis_exporter.ledger import read_events
+from ssis_exporter.policy import Breaker, Hours
+from tests.stopping import BEGIN, EVERYTHING, Scene, play
+
+BREAKER = Breaker(stops=2, window=timedelta(minutes=10))
+STEPS = [pytest.param(seconds, id=f"{seconds:+}s") for seconds in (-31_536_000, -3600, -700, 700, 3600, 31_536_000)]
+
+
+async def stops(scene: Scene, *instance_ids: str) -> list[str]:
+    """What becomes of runs that are nominated one after the other."""
+    outcomes = []
+    for instance_id in instance_ids:
+        scene.source.start(instance_id)
+        await scene.stopper.submit([scene.nominate(instance_id)])
+        outcomes.append(await scene.outcome(instance_id))
+    return outcomes
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_clock_that_is_set_empties_no_breaker(tmp_path: Path, step: float) -> None:
+    """
+    Two stops, the clock is set, the third is refused; once the window has passed by a clock that nobody can set, it
+    is allowed.
+    """
+
+    async def work(scene: Scene) -> None:
+        assert ["stopped", "stopped"] == await stops(scene, "1", "2")
+        scene.time.set_by = step
+        assert ["refused"] == await stops(scene, "3")
+        assert "breaker_open" == scene.reason()
+        assert 1 == scene.value("ssis_stop_breaker_open")
+        await scene.time.advance(9 * 60)
+        assert ["refused"] == await stops(scene, "4")
+        await scene.time.advance(61)
+        assert 0 == scene.value("ssis_stop_breaker_open")
+        assert ["stopped"] == await stops(scene, "5")
+
+    play(tmp_path, work, breaker=BREAKER)
+
+
+@pytest.mark.parametrize("reboots", [False, True], ids=["restart", "reboot"])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_clock_that_is_set_before_a_restart_empties_no_breaker(tmp_path: Path, step: float, *, reboots: bool) -> None:
+    """
+    Nobody watched the clock in between: what is not proven to have passed has not.
+    """
+
+    async def work(scene: Scene) -> None:
+        assert ["stopped", "stopped"] == await stops(scene, "1", "2")
+        scene.time.set_by = step
+        await scene.restart(reboots=reboots)
+        assert 1 == scene.value("ssis_stop_breaker_open")
+        assert ["refused"] == await stops(scene, "3")
+        await scene.time.advance(601)
+        assert ["stopped"] == await stops(scene, "4")
+
+    play(tmp_path, work, breaker=BREAKER)
+
+
+@pytest.mark.parametrize("reboots", [False, True], ids=["restart", "reboot"])
+def test_old_stops_count_no_longer_after_a_restart(tmp_path: Path, *, reboots: bool) -> None:
+    """
+    What left the window while the exporter ran does not come back, also when it was killed.
+    """
+
+    async def work(scene: Scene) -> None:
+        assert ["stopped", "stopped"] == await stops(scene, "1", "2")
+        await scene.time.advance(605)
+
+        async def killed() -> None:
+            await scene.ledger.database.close()
+
+        scene.ledger.close = killed  # type: ignore[method-assign]
+        await scene.restart(reboots=reboots)
+        assert 0 == scene.value("ssis_stop_breaker_open")
+        assert ["stopped", "stopped"] == await stops(scene, "3", "4")
+
+    play(tmp_path, work, breaker=BREAKER)
+
+
+def test_time_counts_while_the_exporter_does_not_run(tmp_path: Path) -> None:
+    """
+    Commands that stop without a service are processes of their own; the window passes between them, too.
+    """
+
+    async def work(scene: Scene) -> None:
+        for number in range(6):
+            scene.time.seconds += 301
+            await scene.restart()
+            assert ["stopped"] == await stops(scene, str(number))
+
+    play(tmp_path, work, breaker=BREAKER)
+
+
+@pytest.mark.parametrize("step", [-7200.0, 86_400.0])
+def test_a_clock_that_is_set_before_a_restart_keeps_no_nomination_alive(tmp_path: Path, step: float) -> None:
+    """
+    What a nomination waited before a restart counts, whatever the clock says after it.
+    """
+
+    async def work(scene: Scene) -> None:
+        scene.source.start("1")
+        scene.source.fail_with = SourceUnreachable("nobody answers")
+        await scene.stopper.submit([scene.nominate("1")])
+        await scene.time.advance(14 * 60)
+        scene.time.set_by = step
+        await scene.restart()
+        await scene.time.advance(61)
+        assert "expired" == await scene.outcome("1")
+        assert scene.time.seconds <= 15 * 60 + 10
+
+    play(tmp_path, work)
+
+
+def at_night(scene: Scene) -> None:
+    """Two hours forward, into the hours of the rule."""
+    scene.time.set_by = 7200.0
+
+
+def by_day(scene: Scene) -> None:
+    """Eleven hours back, into the hours of the rule of the day before."""
+    scene.time.set_by = -39_600.0
+
+
+@pytest.mark.parametrize(
+    ("change", "hours"),
+    [(at_night, Hours(time(22), time(6))), (by_day, Hours(time(9), time(17)))],
+)
+def test_a_clock_that_is_set_opens_no_hours(tmp_path: Path, change: Callable[[Scene], None], hours: Hours) -> None:
+    """
+    It is 21:00. For an hour the hours must hold by the clock as it was, too; then the new one is believed.
+    """
+
+    async def work(scene: Scene) -> None:
+        await scene.time.advance(1)
+        change(scene)
+        assert ["refused"] == await stops(scene, "1")
+        assert "outside_hours" == scene.reason()
+        assert "stops only during" in scene.stopper.last_outcomes(1)[0].text
+        await scene.time.advance(1800 if hours.start == time(22) else 3600)
+        expected = "refused" if hours.start == time(22) else "stopped"
+        assert [expected] == await stops(scene, "2")
+        await scene.time.advance(1801)
+        assert ["stopped"] == await stops(scene, "3")
+
+    assert 21 == BEGIN.hour
+    play(tmp_path, work, rules=[replace(EVERYTHING, hours=hours)])
+
+
+def test_a_clock_that_is_set_forward_makes_no_run_old(tmp_path: Path) -> None:
+    """
+    A source on this machine tells ages by this machine's clock: a run of a minute stays one of a minute.
+    """
+
+    async def work(scene: Scene) -> None:
+        scene.source.start("1")
+        await scene.time.advance(60)
+        scene.time.set_by = 7200.0
+        [run] = scene.source.snapshot().executions
+        assert run.duration > timedelta(hours=2)
+        for _ in range(2):
+            await scene.stopper.submit([scene.nominate("1")])
+            assert "refused" == await scene.outcome("1")
+            assert "too_young" == scene.reason()
+            await scene.time.advance(25 * 60)
+        await scene.time.advance(10 * 60)
+        await scene.stopper.submit([scene.nominate("1")])
+        assert "stopped" == await scene.outcome("1")
+
+    play(tmp_path, work, rules=[replace(EVERYTHING, min_duration=timedelta(hours=1))])
+
+
+def test_how_long_a_stop_took_is_no_matter_of_the_wall(tmp_path: Path) -> None:
+    """
+    The clock is set between the request and the proof.
+    """
+
+    async def work(scene: Scene) -> None:
+        scene.source.start("1")
+        scene.source.obeys = False
+        await scene.stopper.submit([scene.nominate("1")])
+        await scene.time.advance(10)
+        scene.time.set_by = 86_400.0
+        scene.source.end("1")
+        assert "stopped" == await scene.outcome("1")
+        took = scene.value("ssis_stop_duration_seconds_sum")
+        assert took is not None
+        assert 10 <= took < 60
+
+    play(tmp_path, work)
+
+
+def test_a_ledger_of_before_has_its_stops_counted_once_more(tmp_path: Path) -> None:
+    """
+    A file of the first format knows only the wall: all its stops count as made in the moment of the first start.
+    """
+
+    async def work(scene: Scene) -> None:
+        assert ["stopped", "stopped"] == await stops(scene, "1", "2")
+        await scene.stopper.close()
+        scene.storage.release()
+        with sqlite3.connect(tmp_path / "ledger.sqlite") as connection:
+            for statement in (
+                "DROP INDEX places",
+                "ALTER TABLE runs DROP COLUMN placed_after",
+                "ALTER TABLE runs DROP COLUMN nominated_after",
+                "DROP TABLE clock",
+                "CREATE INDEX places ON runs (placed_at) WHERE placed_at IS NOT NULL",
+                "PRAGMA user_version = 1",
+            ):
+                connection.execute(statement)
+        connection.close()
+        scene.time.seconds += 86_400
+        await scene.restart()
+        assert ["refused"] == await stops(scene, "3")
+        await scene.time.advance(601)
+        assert ["stopped"] == await stops(scene, "4")
+
+    play(tmp_path, work, breaker=BREAKER)
+
+    assert 4 == len([event for event in read_events(tmp_path) if event.outcome is not None])

@@ -1,0 +1,75 @@
+"""wallclock: a clock that is set is noticed, and makes no run older and no hour right."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from ssis_exporter.wallclock import DOUBT, MOST_STEPS, WallClock
+from tests.stopping import BEGIN, Time
+
+
+def watched() -> tuple[Time, WallClock]:
+    time = Time()
+    return time, WallClock(now=time.now, monotonic=time.monotonic)
+
+
+@pytest.mark.parametrize("by", [-86_400.0, -5.0, 5.0, 86_400.0])
+def test_a_step_leaves_two_readings_for_an_hour(by: float) -> None:
+    """
+    What the clock shows, and what it would show had it not been set; afterwards it is believed.
+    """
+    time, clock = watched()
+    time.seconds, time.set_by = 60.0, by
+    first = clock.readings()
+    time.seconds += DOUBT.total_seconds() - 1
+    last = clock.readings()
+    time.seconds += 1
+
+    assert [time.now() - DOUBT, time.now() - DOUBT - timedelta(seconds=by)] == first
+    assert 2 == len(last)
+    assert [time.now()] == clock.readings()
+
+
+def test_time_that_passes_is_no_step() -> None:
+    """
+    Neither is a correction by less than five seconds; many of them together are one.
+    """
+    time, clock = watched()
+    for _ in range(49):
+        time.seconds += 3600
+        time.set_by += 0.1
+        assert [time.now()] == clock.readings()
+    assert timedelta() == clock.set_forward_since(BEGIN)
+    time.set_by += 0.2
+
+    assert timedelta(seconds=5.1) == clock.set_forward_since(BEGIN)
+
+
+def test_only_steps_forward_after_its_beginning_make_a_run_look_old() -> None:
+    """
+    A run that began later began by the clock as it is now; a step back makes none look older.
+    """
+    time, clock = watched()
+    for at, by in ((100.0, 3600.0), (200.0, -600.0), (300.0, 60.0)):
+        time.seconds, time.set_by = at, time.set_by + by
+        clock.look()
+
+    assert timedelta(seconds=3660) == clock.set_forward_since(BEGIN)
+    assert timedelta(seconds=60) == clock.set_forward_since(BEGIN + timedelta(seconds=101))
+    assert timedelta() == clock.set_forward_since(time.now())
+
+
+def test_however_often_it_is_set_little_is_kept_and_nothing_forgotten() -> None:
+    """
+    Many steps become one, whose sum is theirs.
+    """
+    time, clock = watched()
+    for _ in range(3 * MOST_STEPS):
+        time.seconds += 1
+        time.set_by += 60
+        clock.look()
+
+    assert timedelta(minutes=3 * MOST_STEPS) == clock.set_forward_since(BEGIN)
+    assert MOST_STEPS + 1 == len(clock.readings())
