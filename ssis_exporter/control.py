@@ -23,7 +23,7 @@ from tornado.web import Application
 from ssis_exporter.addresses import Address
 from ssis_exporter.admission import Admission, CarefulHandler, make_careful_application
 from ssis_exporter.credentials import Tokens
-from ssis_exporter.errors import StorageError
+from ssis_exporter.errors import StorageError, TooManyPending
 from ssis_exporter.listening import Limits, Listener
 from ssis_exporter.model import Decision, Nomination, RefusalReason, StopOutcome
 from ssis_exporter.stopview import Explanation
@@ -55,7 +55,7 @@ class Controlled(Protocol):
         """Those in force."""
 
     async def submit(self, nominations: Sequence[Nomination]) -> list[Decision]:
-        """Nominates. Raises `StorageError`."""
+        """Nominates. Raises `StorageError`, `TooManyPending`."""
 
     async def explain(self, nomination: Nomination) -> Explanation:
         """What would be decided."""
@@ -121,7 +121,7 @@ class CommandHandler(CarefulHandler):
         self._run = run
 
     async def post(self) -> None:
-        """200 with the answer, 400 for another shape, 503 with a sentence for what could not be written."""
+        """200 with the answer, 400 for another shape, 429 and 503 with why nothing was taken, or could be written."""
         try:
             order = msgspec.json.decode(bytes(self.body), type=self._body_type)
         except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
@@ -131,6 +131,9 @@ class CommandHandler(CarefulHandler):
             answer = await self._run(order)
         except StorageError as exc:
             self.refuse(HTTPStatus.SERVICE_UNAVAILABLE, str(exc))
+            return
+        except TooManyPending as exc:
+            self.refuse(HTTPStatus.TOO_MANY_REQUESTS, str(exc))
             return
         self.answer(HTTPStatus.OK, answer)
 

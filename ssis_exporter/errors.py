@@ -14,6 +14,7 @@ Every error that is raised on purpose.
     │   ├── StorageFull             full
     │   ├── StorageReadOnly         read_only
     │   └── StorageLocked           locked          another program holds it
+    ├── TooManyPending              as many nominations are being worked on as may be; nothing was taken
     ├── AlertmanagerError           Alertmanager could not be asked, or does not know what it was asked for
     ├── ServiceError                a running service that does not do what a command asks of it
     ├── SourceError                 a source could not answer; `reason` is a label value
@@ -109,6 +110,10 @@ STORAGE_ERROR_REASONS: tuple[str, ...] = (
     StorageLocked.reason,
 )
 """Every value of the label `reason`, so that each counter starts at 0."""
+
+
+class TooManyPending(SsisExporterError):
+    """As many nominations are being worked on as may be. Nothing of the message was taken: it has to come again."""
 
 
 class AlertmanagerError(SsisExporterError):

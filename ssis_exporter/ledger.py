@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from ssis_exporter.errors import StorageError
+from ssis_exporter.errors import StorageError, TooManyPending
 from ssis_exporter.ledgerclock import WAITS_IN_GRACE, LedgerClock
 from ssis_exporter.ledgerrows import (
     SCHEMA,
@@ -38,6 +38,12 @@ from ssis_exporter.storagefolder import Storage, set_aside
 NAME = "ledger.sqlite"
 
 T = TypeVar("T")
+
+MOST_PENDING = 200
+"""Nominations that may be worked on at once. Each is looked for again and again while its source cannot be read."""
+
+MOST_BELIEFS = 16
+"""Nominations of one run, while it is worked on, that may believe different things of it; all of them are judged."""
 
 
 class RowMoved(Exception):
@@ -114,11 +120,15 @@ class Ledger:
         Takes the nominations of one message and notes those that were refused at the door.
 
         Returns per nomination its row and whether it is one that was there before and is open or final; no row for
-        the refused ones.
+        the refused ones. Raises `TooManyPending`, and nothing of the message was taken.
         """
 
         def work(connection: sqlite3.Connection) -> list[tuple[Row | None, bool]]:
-            return [_nominate(connection, one, at, self._clock.passed_in(connection)) for one in asked]
+            before = _open_count(connection)
+            taken = [_nominate(connection, one, at, self._clock.passed_in(connection)) for one in asked]
+            if _open_count(connection) > max(before, MOST_PENDING):
+                raise TooManyPending(f"{before} runs are being worked on, and no more than {MOST_PENDING} may be")
+            return taken
 
         return await self._write(work)
 
@@ -326,6 +336,11 @@ def past_stop(event: Event) -> PastStop:
     )
 
 
+def _open_count(connection: sqlite3.Connection) -> int:
+    [count] = connection.execute("SELECT count(*) FROM runs WHERE stage != 'closed'").fetchone()
+    return int(count)
+
+
 def _nominate(
     connection: sqlite3.Connection, asked: Nomination | Door, at: datetime, passed: float
 ) -> tuple[Row | None, bool]:
@@ -349,6 +364,11 @@ def _nominate(
     event = _nominated(nomination, at, episode=row.episode)
     if isinstance(asked, Door) or not row.is_open or row.has_heard(nomination):
         event = dataclasses.replace(event, kind=EventKind.REPEATED, details=_without_labels(nomination))
+    elif len(row.nominations) >= MOST_BELIEFS:
+        raise TooManyPending(
+            f"{nomination.key.instance_id} of {nomination.key.source} is being worked on for {MOST_BELIEFS} alerts "
+            "that say different things of it, and no more than that may be"
+        )
     add_event(connection, event)
     return find(connection, nomination.key), True
 

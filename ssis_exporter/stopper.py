@@ -204,8 +204,8 @@ class Stopper:
         """
         Takes the nominations of one message; returns what is known of each, in their order.
 
-        What is not refused is on disk when this returns and comes to an outcome. Raises `StorageError`, and nothing
-        was taken: the message has to come again.
+        What is not refused is on disk when this returns and comes to an outcome. Raises `StorageError` and
+        `TooManyPending`, and nothing was taken: the message has to come again.
         """
         if not nominations:
             return []

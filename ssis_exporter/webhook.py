@@ -17,7 +17,7 @@ from ssis_exporter.admission import CODES, Admission, CarefulHandler, make_caref
 from ssis_exporter.alertmessage import AlertMessage, Disposition, NotAMessage, Selected, read_message, select
 from ssis_exporter.certificates import ServerTls, TlsSettings, names_in
 from ssis_exporter.credentials import Tokens
-from ssis_exporter.errors import ConfigError, StorageError
+from ssis_exporter.errors import ConfigError, StorageError, TooManyPending
 from ssis_exporter.listening import Limits
 from ssis_exporter.model import Decision, ExecutionKey, Nomination
 from ssis_exporter.stopconfig import StopConfig, StopTlsConfig
@@ -41,7 +41,7 @@ class Decider(Protocol):
     """The part of the stopper that the webhook needs."""
 
     async def submit(self, nominations: Sequence[Nomination]) -> list[Decision]:
-        """What becomes of each, in the order given, once it is on disk. Raises `StorageError` when it cannot be."""
+        """What becomes of each, in the order given, once it is on disk. Raises `StorageError`, `TooManyPending`."""
 
     async def veto(self, key: ExecutionKey, reason: str, *, ended_at: datetime | None = None) -> bool:
         """Gives up a stop that was not requested yet; whether there was one. Raises `StorageError`."""
@@ -139,7 +139,7 @@ class AlertmanagerHandler(CarefulHandler):
         self._metrics = metrics
 
     async def post(self) -> None:
-        """202 with what became of each alert; 400 for what is no message; 503 when nothing could be written down."""
+        """202 with what became of each alert; 400 for what is no message; 503 when it has to come again."""
         message = await asyncio.to_thread(read_message, bytes(self.body))
         if isinstance(message, NotAMessage):
             log.info("a message from %s was refused: %s", self.request.remote_ip, message.sentence)
@@ -153,6 +153,10 @@ class AlertmanagerHandler(CarefulHandler):
         except StorageError as exc:
             log.error("nothing was decided, Alertmanager will send it again: %s", exc)  # noqa: TRY400 - an operator's case
             self.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "the ledger cannot be written; send it again")
+            return
+        except TooManyPending as exc:
+            log.error("nothing of a message was taken, Alertmanager will send it again: %s", exc)  # noqa: TRY400
+            self.refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"{exc}; send it again")
             return
         except TimeoutError:
             log.error("nothing was decided within %g s, Alertmanager will send it again", self._decide_seconds)  # noqa: TRY400
@@ -186,8 +190,10 @@ async def _decide(decider: Decider, chosen: Sequence[Selected]) -> list[Became]:
     """
     What became of each alert; None for one that asks for nothing.
 
-    Vetoes come last: where one message both nominates and vetoes a run, it is left alone.
+    Vetoes come last: where one message both nominates and vetoes a run, it is left alone. They count also where
+    there is no room for the nominations beside them.
     """
+    no_room: TooManyPending | None = None
     became: list[Became] = [None] * len(chosen)
     nominated = {
         number: one.nomination
@@ -195,13 +201,18 @@ async def _decide(decider: Decider, chosen: Sequence[Selected]) -> list[Became]:
         if one.disposition is Disposition.NOMINATED and one.nomination is not None
     }
     if nominated:
-        decisions = await decider.submit(list(nominated.values()))
-        for number, decision in zip(nominated, decisions, strict=True):
+        try:
+            decisions = await decider.submit(list(nominated.values()))
+        except TooManyPending as exc:
+            no_room, decisions = exc, []
+        for number, decision in zip(nominated, decisions, strict=not no_room):
             became[number] = decision
     for number, one in enumerate(chosen):
         if one.disposition is Disposition.VETO and one.nomination is not None:
             reason = f"the alert was resolved ({one.nomination.origin})"
             became[number] = await decider.veto(one.nomination.key, reason, ended_at=one.alert.ends_at)
+    if no_room is not None:
+        raise no_room
     return became
 
 

@@ -8,7 +8,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from ssis_exporter.ledger import read_events
+import pytest
+
+from ssis_exporter.errors import TooManyPending
+from ssis_exporter.ledger import MOST_BELIEFS, MOST_PENDING, read_events
 from ssis_exporter.model import (
     ExecutionKey,
     RefusalReason,
@@ -176,6 +179,61 @@ def test_fifty_messages_at_once_are_three_stops(tmp_path: Path) -> None:
 def _gone(sources: list[FakeSource], messages: list[Any]) -> set[ExecutionKey]:
     there = {run.key for source in sources for run in source.snapshot().executions}
     return {message[0].key for message in messages} - there
+
+
+def test_no_more_than_so_many_are_worked_on(tmp_path: Path) -> None:
+    """
+    With nobody to look, nominations wait: the one too many is not taken, nor anything of its message; those that are
+    known are answered; once there is room again, it is taken.
+    """
+
+    async def work(scene: Scene) -> None:
+        scene.workers["local"].hangs = True
+        for number in range(MOST_PENDING - 1):
+            await scene.stopper.submit([scene.nominate(str(number))])
+        with pytest.raises(TooManyPending, match="199 runs are being worked on, and no more than 200 may be"):
+            await scene.stopper.submit([scene.nominate("a"), scene.nominate("b")])
+        await scene.stopper.submit([scene.nominate("a")])
+        with pytest.raises(TooManyPending, match="200 runs are being worked on"):
+            await scene.stopper.submit([scene.nominate("b")])
+        [again] = await scene.stopper.submit([scene.nominate("a")])
+        assert again.repeated
+        assert MOST_PENDING == scene.value("ssis_stop_pending", source="local")
+        await scene.restart()
+        assert MOST_PENDING == scene.value("ssis_stop_pending", source="local")
+        with pytest.raises(TooManyPending):
+            await scene.stopper.submit([scene.nominate("b")])
+        scene.workers["local"].go_on()
+        await scene.time.run_until(lambda: not scene.stopper.pending())
+        scene.source.start("b")
+        await scene.stopper.submit([scene.nominate("b")])
+        assert "stopped" == await scene.outcome("b")
+
+    play(tmp_path, work)
+
+    ours = [str(event.kind) for event in read_events(tmp_path) if event.key.instance_id == "b"]
+    assert ["nominated", "seen", "allowed", "requested", "asked", "outcome"] == ours
+
+
+def test_one_run_is_not_nominated_in_ever_new_words(tmp_path: Path) -> None:
+    """
+    All that alerts say of a pending run is kept and judged, so there is an end to that, too; what was said is heard.
+    """
+
+    async def work(scene: Scene) -> None:
+        scene.workers["local"].hangs = True
+        for number in range(MOST_BELIEFS):
+            await scene.stopper.submit([scene.nominate("1", package_name=str(number))])
+        for _ in range(3):
+            await scene.stopper.submit([scene.nominate("1", package_name="7")])
+        with pytest.raises(TooManyPending, match="1 of local is being worked on for 16 alerts"):
+            await scene.stopper.submit([scene.nominate("1", package_name="another")])
+        await scene.stopper.submit([scene.nominate("2", package_name="another")])
+
+    play(tmp_path, work)
+
+    nominated = [event for event in read_events(tmp_path) if event.kind == "nominated"]
+    assert MOST_BELIEFS == sum(event.key.instance_id == "1" for event in nominated)
 
 
 def test_what_waits_in_grace_takes_a_place(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from ssis_exporter.addresses import Address
-from ssis_exporter.admission import MAX_BODIES_BYTES, MAX_BODY_BYTES
+from ssis_exporter.admission import MAX_BODIES_BYTES
 from ssis_exporter.credentials import Failures, Tokens, bearer
-from ssis_exporter.errors import ConfigError, StorageError
+from ssis_exporter.errors import ConfigError, StorageError, TooManyPending
 from ssis_exporter.listening import Listener
 from ssis_exporter.model import Decision, ExecutionKey, Nomination, RefusalReason, StopOutcome
 from ssis_exporter.stopconfig import StopConfig, StopTlsConfig
@@ -61,7 +61,7 @@ class FakeDecider:
         return [Decision(key=one.key, text="on disk") for one in nominations]
 
     async def veto(self, key: ExecutionKey, reason: str, *, ended_at: datetime | None = None) -> bool:
-        if self.fail_with is not None:
+        if isinstance(self.fail_with, StorageError):
             raise self.fail_with
         self.vetoed.append((key, ended_at))
         return True
@@ -232,6 +232,20 @@ def test_a_ledger_that_cannot_be_written_is_503(hook: Webhook) -> None:
     assert 0 == hook.alerts("nominated")
 
 
+def test_no_room_for_more_is_503_and_a_veto_beside_it_counts(hook: Webhook) -> None:
+    """
+    Too much is being worked on: the message comes again, and a run whose alert was resolved is left alone at once.
+    """
+    hook.decider.fail_with = TooManyPending("200 runs are being worked on, and no more than 200 may be")
+    resolved = alert(status="resolved", labels=LABELS | {"instance_id": "41291"})
+    answer = hook.post(body(alert(), resolved))
+
+    assert 503 == answer.status
+    assert b"200 runs are being worked on, and no more than 200 may be; send it again\n" == answer.body
+    assert ["41291"] == [key.instance_id for key, _ in hook.decider.vetoed]
+    assert (1, 0) == (hook.counted(503), hook.alerts("nominated"))
+
+
 def test_a_ledger_that_is_slow_is_503(config: StopConfig) -> None:
     """
     An answer comes in time, whatever the disk does; what was begun is finished, and found when the message comes again.
@@ -295,6 +309,7 @@ def test_what_nobody_foresaw_is_500_without_a_word(hook: Webhook, caplog: pytest
         ({"headers": {"Content-Length": "5, 6"}}, 400),
         ({"headers": {"Content-Length": str(MAX_BODY_BYTES + 1)}}, 413),
         ({"headers": {"Content-Length": "9" * 18}}, 413),
+        ({"headers": {"Content-Length": "9" * 5000}}, 413),
         ({"headers": {"Origin": "http://127.0.0.1:10059"}}, 403),
         ({"headers": {"Origin": "null"}}, 403),
         ({"headers": {"Sec-Fetch-Site": "cross-site"}}, 403),

@@ -14,7 +14,7 @@ import click
 
 from ssis_exporter import __version__
 from ssis_exporter.cli import exits
-from ssis_exporter.errors import ListenError, SourceError, SsisExporterError, StorageError
+from ssis_exporter.errors import ListenError, SourceError, SsisExporterError, StorageError, TooManyPending
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def exit_code_of(exc: SsisExporterError) -> int:
             return exits.LISTEN
         case StorageError():
             return exits.STORAGE
-        case SourceError():
+        case SourceError() | TooManyPending():
             return exits.FOUND
         case _:
             return exits.USAGE

@@ -13,7 +13,7 @@ import msgspec
 
 from ssis_exporter.addresses import Address, parse_address
 from ssis_exporter.control import ADDRESS, FOLDER, KEY, Decisions, Explanations
-from ssis_exporter.errors import ServiceError, StorageError
+from ssis_exporter.errors import ServiceError, StorageError, TooManyPending
 from ssis_exporter.model import Decision, Nomination
 from ssis_exporter.stopview import Explanation
 
@@ -35,7 +35,7 @@ class RunningService:
         self._key = key
 
     def submit(self, nominations: Sequence[Nomination]) -> list[Decision]:
-        """Nominates, as the webhook does."""
+        """Nominates, as the webhook does. Raises `TooManyPending`, too."""
         return self._ask("stop", {"nominations": list(nominations)}, Decisions).decisions
 
     def explain(self, nominations: Sequence[Nomination]) -> list[Explanation]:
@@ -73,6 +73,8 @@ class RunningService:
         text = " ".join(body.decode("utf-8", "replace").split())
         if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
             raise StorageError(text or "the exporter's ledger cannot be written")
+        if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
+            raise TooManyPending(text)
         if answer.status != HTTPStatus.OK:
             raise ServiceError(f"the exporter at {self._address} answered {answer.status}: {text[:300]}")
         try:
