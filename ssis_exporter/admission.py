@@ -16,11 +16,10 @@ import msgspec
 from tornado.web import Application, RequestHandler, stream_request_body
 
 from ssis_exporter.credentials import Failures, Tokens, name_is_allowed
-from ssis_exporter.handlers import SECURITY_HEADERS, log_request
+from ssis_exporter.handlers import MAX_BODY_BYTES, SECURITY_HEADERS, body_is_too_large, log_request
 
 log = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 1024 * 1024
 MAX_BODIES_BYTES = 16 * MAX_BODY_BYTES
 """Of all bodies that are being received or worked on."""
 
@@ -186,9 +185,9 @@ class CarefulHandler(RequestHandler):
             self.refuse(HTTPStatus.NOT_IMPLEMENTED, "Transfer-Encoding is not understood; send Content-Length")
         elif length is None:
             self.refuse(HTTPStatus.LENGTH_REQUIRED, "the request has no Content-Length")
-        elif not (length.isascii() and length.isdecimal() and len(length) < 20):
+        elif not (length.isascii() and length.isdecimal()):
             self.refuse(HTTPStatus.BAD_REQUEST, "Content-Length is not one number")
-        elif int(length) > MAX_BODY_BYTES:
+        elif body_is_too_large(headers):
             self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {MAX_BODY_BYTES} bytes")
         elif media_type != "application/json" or headers.get("Content-Encoding", "identity") != "identity":
             self.refuse(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be plain application/json")

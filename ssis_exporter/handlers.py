@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Protocol
 
-from tornado.web import RequestHandler
+from tornado.httputil import HTTPHeaders, HTTPServerRequest
+from tornado.routing import Matcher
+from tornado.web import RequestHandler, stream_request_body
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +22,8 @@ SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
 
+MAX_BODY_BYTES = 1024 * 1024
+"""Of one request."""
 
 NOT_FOUND = "not found; the pages are linked from /"
 
@@ -111,6 +115,32 @@ class Handler(RequestHandler):
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """Bodies are read whole."""
         raise NotImplementedError
+
+
+def body_is_too_large(headers: HTTPHeaders) -> bool:
+    """By the length that a head announces."""
+    length = headers.get("Content-Length", "")
+    # A number of thousands of digits is not made: that takes long, and Python refuses it.
+    return length.isascii() and length.isdecimal() and (len(length) > 18 or int(length) > MAX_BODY_BYTES)
+
+
+class LargeBodies(Matcher):
+    """Routes requests with too large a body, whatever their path."""
+
+    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
+        """As `Matcher`."""
+        return {} if body_is_too_large(request.headers) else None
+
+
+@stream_request_body
+class TooLarge(Handler):
+    """Every request with too large a body: answered before anything of it is read."""
+
+    async def prepare(self) -> None:
+        """413 for every method, once the guard let it pass."""
+        await super().prepare()
+        if not self._finished:
+            self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {MAX_BODY_BYTES} bytes")
 
 
 class NotFound(Handler):

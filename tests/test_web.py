@@ -11,10 +11,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ssis_exporter import api
 from ssis_exporter.baseline import Baseline
 from ssis_exporter.errors import ConfigError, SourceUnreachable
+from ssis_exporter.handlers import MAX_BODY_BYTES, Refusal
 from ssis_exporter.historyfile import Failure
 from ssis_exporter.model import ExecutionFacts, ExecutionStatus, Result
 from ssis_exporter.testing import FakeSource
@@ -363,6 +365,53 @@ def test_everything_else_is_404(path: str, method: str) -> None:
         answer = here.get(path, method=method)
 
     assert (404, "not found; the pages are linked from /\n") == (answer.status, answer.body.decode())
+
+
+@pytest.mark.parametrize("request_line", ["GET /metrics", "POST /-/reload", "PUT /nowhere"])
+@pytest.mark.parametrize("length", [str(MAX_BODY_BYTES + 1), "9" * 5000])
+def test_a_large_body_is_413_before_it_is_sent(request_line: str, length: str) -> None:
+    """
+    On every path and at once, although the body that was announced never comes.
+    """
+    head = f"{request_line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
+    with site("a") as here:
+        answer = Answer.parse(here.served.ask(head.encode()))
+
+    assert (413, f"the body is larger than {MAX_BODY_BYTES} bytes\n") == (answer.status, answer.text)
+    assert "nosniff" == answer.headers["x-content-type-options"]
+
+
+def test_who_may_not_ask_is_not_told_of_a_large_body() -> None:
+    """
+    The guard comes first.
+    """
+
+    class Closed:
+        """Lets nobody in."""
+
+        headers: Mapping[str, str] = {}
+
+        async def check(self, authorization: str | None) -> Refusal | None:
+            """Refuses."""
+            del authorization
+            return Refusal(HTTPStatus.UNAUTHORIZED, "Unauthorized")
+
+    with site("a", settings=WebSettings(guard=Closed())) as here:
+        assert 401 == here.get("/metrics", f"Content-Length: {MAX_BODY_BYTES + 1}").status
+
+
+def test_a_body_of_the_full_size_is_read() -> None:
+    """
+    The limit itself is allowed, and another request may follow.
+    """
+    head = b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n"
+    with site("a") as here, here.served.connect() as peer:
+        peer.sendall(head + b"Content-Length: %d\r\n\r\n" % MAX_BODY_BYTES + b"x" * MAX_BODY_BYTES)
+        first = read_answer(peer)
+        peer.sendall(head + b"\r\n")
+        second = read_answer(peer)
+
+    assert (200, 200) == (first.status, second.status)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from ssis_exporter.addresses import Address
 from ssis_exporter.admission import MAX_BODIES_BYTES
 from ssis_exporter.credentials import Failures, Tokens, bearer
 from ssis_exporter.errors import ConfigError, StorageError, TooManyPending
+from ssis_exporter.handlers import MAX_BODY_BYTES
 from ssis_exporter.listening import Listener
 from ssis_exporter.model import Decision, ExecutionKey, Nomination, RefusalReason, StopOutcome
 from ssis_exporter.stopconfig import StopConfig, StopTlsConfig
