@@ -29,6 +29,7 @@ from ssis_exporter.model import Snapshot
 from ssis_exporter.scrape import Scraper
 from ssis_exporter.sources.catalog import CatalogSource
 from ssis_exporter.sources.catalog.patience import Patience
+from ssis_exporter.sources.catalog.settings import CatalogSettings
 from ssis_exporter.sources.worker import SourceWorker
 from ssis_exporter.testing import FakeSource
 from tests.catalogs import Rig, ids, make_estate, rig
@@ -154,6 +155,11 @@ FAULTS: list[tuple[Break, Break, type[SourceError]]] = [
 ]
 
 
+def limited(made: Rig, reason: type[SourceError]) -> CatalogSettings:
+    """A short limit where it decides; the other troubles are told as soon as they happen."""
+    return made.settings(time_limit=SHORT) if reason is SourceTimeout else made.settings()
+
+
 @pytest.mark.parametrize(("do", "undo", "reason"), FAULTS, ids=[fault[0].__name__ for fault in FAULTS])
 def test_each_trouble_has_its_reason_and_leaves_nothing(
     made: Rig, do: Break, undo: Break, reason: type[SourceError]
@@ -161,9 +167,10 @@ def test_each_trouble_has_its_reason_and_leaves_nothing(
     """
     Told within the limit, never as an empty answer; the first look after its end is whole, and no end was made up.
     """
-    source = made.source(settings=made.settings(time_limit=SHORT))
-    quick = source.snapshot()
-    assert {7} == ids(quick)
+    source = made.source()
+    assert {7} == ids(source.snapshot())
+    generous = source._settings
+    source._settings = limited(made, reason)
     do(made)
 
     began = time.monotonic()
@@ -171,6 +178,7 @@ def test_each_trouble_has_its_reason_and_leaves_nothing(
         source.snapshot()
     took = time.monotonic() - began
     undo(made)
+    source._settings = generous
     made.estate.add(8)
     seen = source.snapshot()
 
@@ -185,7 +193,8 @@ def test_a_trouble_at_the_first_look_is_told_too(made: Rig, do: Break, undo: Bre
     """
     The same at the very first connection; only a login that never had a role is no trouble but a smaller sight.
     """
-    source = made.source(settings=made.settings(time_limit=SHORT))
+    source = made.source()
+    generous, source._settings = source._settings, limited(made, reason)
     do(made)
     if do is take_role:
         assert set() == ids(source.snapshot())
@@ -194,6 +203,7 @@ def test_a_trouble_at_the_first_look_is_told_too(made: Rig, do: Break, undo: Bre
     with pytest.raises(SourceError) as told:
         source.snapshot()
     undo(made)
+    source._settings = generous
 
     assert {7} == ids(source.snapshot())
     assert reason is type(told.value) or do is talk_nonsense

@@ -324,7 +324,7 @@ def test_check_prints_what_to_grant(tmp_path: Path) -> None:
     (problem,) = [finding for finding in findings if finding.level is FindingLevel.PROBLEM]
     assert (
         "USE [SSISDB];\n"
-        "IF USER_ID(N'o''dd ]name') IS NULL CREATE USER [o'dd ]]name] FOR LOGIN [o'dd ]]name];\n"
+        "IF USER_ID(N'o''dd ]name') IS NULL CREATE USER [o'dd ]]name];\n"
         "ALTER ROLE ssis_logreader ADD MEMBER [o'dd ]]name];"
     ) == problem.remedy
 
@@ -340,7 +340,7 @@ def test_check_prints_how_to_let_a_login_in(made: Rig) -> None:
     assert "the login has no user in it" in problem.text
     assert (
         "USE [SSISDB];\n"
-        "IF USER_ID(N'exporter') IS NULL CREATE USER [exporter] FOR LOGIN [exporter];\n"
+        "IF USER_ID(N'exporter') IS NULL CREATE USER [exporter];\n"
         "ALTER ROLE ssis_logreader ADD MEMBER [exporter];"
     ) == problem.remedy
 

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ssis_exporter.collector import Collector
 from ssis_exporter.errors import SourceAccessDenied, SourceBroken, SourceTimeout
-from ssis_exporter.model import ExecutionStatus, Reading, Result, Scope
+from ssis_exporter.model import ExecutionStatus, Reading, Result, Scope, Snapshot
 from ssis_exporter.sources.catalog import CatalogSource
 from ssis_exporter.sources.catalog import look as look_module
 from ssis_exporter.testing import SourceContract
@@ -548,6 +548,115 @@ def test_a_restore_is_noticed_by_a_login_that_may_not_see_forks(made: Rig) -> No
     assert {first} == ids(seen)
     assert {"Another", "Load"} == {run.facts.package_name for run in source.snapshot().executions}
     assert lost == reused
+
+
+def test_a_locked_row_that_vanishes_is_not_waited_for(made: Rig) -> None:
+    """
+    A run that nobody knew, seen ended and locked, and then gone with its transaction: it never was.
+    """
+    source = made.source()
+    source.snapshot()
+    number = made.estate.add()
+    made.estate.hold_lock(number, status=4, end_time=made.estate.now())
+    during = source.snapshot()
+    made.estate.roll_back(number)
+    made.estate.delete(number)
+    later = [source.snapshot() for _ in range(2)]
+
+    assert (True, False) == (during.incomplete, later[-1].incomplete)
+    assert [((), ()), ((), ())] == [(seen.executions, seen.ended) for seen in later]
+
+
+def told(seen: Snapshot) -> list[int]:
+    """The ids of the ends that a snapshot tells."""
+    return sorted(int(end.facts.key.instance_id) for end in seen.ended)
+
+
+@pytest.mark.parametrize("sees_forks", [True, False])
+def test_an_id_whose_first_run_had_ended_may_be_given_out_again(made: Rig, clock: Clock, sees_forks: bool) -> None:
+    """
+    After a restore the runs that got such ids are shown, and those that came and went since are told; the ends of
+    before are not told again, also where only the highest id tells of the restore.
+    """
+    made.estate.accounts["exporter"].sees_recovery = sees_forks
+    kept, *lost = [made.estate.add() for _ in range(6)]
+    source = made.source()
+    source.snapshot()
+    for number in lost:
+        made.estate.end(number)
+    clock.pass_time(minutes=5)
+    assert lost == told(source.snapshot())
+    clock.pass_time(minutes=5)
+    made.server.restore(kept)
+    reused = made.estate.add(package_name="Another.dtsx")
+    gone = made.estate.add(status=4)
+    clock.pass_time(minutes=5)
+
+    seen = complete(source)
+
+    assert ({kept, reused}, [gone]) == (ids(seen), told(seen))
+    clock.pass_time(minutes=5)
+    assert [] == told(source.snapshot())
+
+
+def test_a_start_that_was_rolled_back_tells_no_old_end(made: Rig, clock: Clock) -> None:
+    """
+    The newest ids are read again then; what ended before, or before the first look, stays told or untold.
+    """
+    past = made.estate.add(status=7)
+    source = made.source()
+    source.snapshot()
+    number = made.estate.add(status=4)
+    ghost = made.estate.add()
+    assert [number] == told(source.snapshot())
+    made.estate.delete(ghost)
+    clock.pass_time(seconds=1)
+    seen = source.snapshot()
+
+    assert ([], set()) == (told(seen), ids(seen))
+    assert past < number < ghost
+
+
+def test_ends_of_another_past_are_not_told(made: Rig, clock: Clock) -> None:
+    """
+    A failover to a copy that has runs of its own, with ids that we never saw: those that ended before our last look
+    are its past; those since are told, also where its clock is a little behind.
+    """
+    open_run = made.estate.add()
+    source = made.source()
+    source.snapshot()
+    made.estate.server_name = "SQL02"
+    made.server.cut_all()
+    long_ago = made.estate.add(status=7, end_time=clock.now - timedelta(minutes=2))
+    clock_behind = made.estate.add(status=7, end_time=clock.now - timedelta(seconds=50))
+    clock.pass_time(minutes=1)
+    since = made.estate.add(status=4)
+
+    seen = complete(source)
+
+    assert ({open_run}, [clock_behind, since]) == (ids(seen), told(seen))
+    assert long_ago not in told(source.snapshot())
+    later = made.estate.add(status=7, end_time=clock.now - timedelta(hours=1))
+    assert [later] == told(source.snapshot())
+
+
+def test_a_later_life_goes_on_below_the_bookmark(made: Rig) -> None:
+    """
+    A row of a lower id that was written, and ended, while the exporter was off is told.
+    """
+    source = made.source(lookback=10)
+    made.estate.add()
+    source.snapshot()
+    late, beyond = made.estate.allocate(), [made.estate.add() for _ in range(5)]
+    seen = source.snapshot()
+    source.close()
+    made.estate.add(late, status=4)
+    another = made.source("another", lookback=10)
+    another.resume(seen.bookmark, [run.key.instance_id for run in seen.executions])
+
+    again = another.snapshot()
+
+    assert ([late], {1, *beyond}) == (told(again), ids(again))
 
 
 def test_the_first_fill_goes_on_over_several_looks(made: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

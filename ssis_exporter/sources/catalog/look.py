@@ -85,7 +85,7 @@ class Looker:
         gone = self._take_changes(changed, now)
         vanished = self._settle(queries, gone, now, deadline)
         # Late ones first: new ones move the place up to which a late one is expected.
-        more = self._take_late(queries, now, deadline, something_appeared=answer.zone != expected)
+        more, absent = self._take_late(queries, now, deadline, something_appeared=answer.zone != expected)
         more |= self._take_fresh(queries, answer.fresh, now, deadline)
         more |= self._fill(queries, now, deadline)
         last = queries.place(deadline) if more or gone else answer.after
@@ -96,6 +96,7 @@ class Looker:
         # Only now: with the right to see them, rows that are not there are gone.
         for execution_id in vanished:
             memory.open.pop(execution_id, None)
+        memory.unsure -= absent
         return Seen(now=now, visibility=last.rights.visibility, ended=memory.tell(now))
 
     def _ask(self, queries: Queries, deadline: Deadline) -> tuple[Zone, Answer, list[Changed]]:
@@ -144,17 +145,10 @@ class Looker:
         """Ids above the highest one vanished: rows that were rolled back, or a restore that nothing else tells of."""
         before = self.memory.go_back(highest=place.highest)
         self._set_aside = before | self._set_aside
-        # Where nothing else tells of a restore, their ids are not new to us, and nobody else would look at them.
-        self.memory.unsure |= self._take_survivors(queries, before, place.now, deadline)
+        self._take_survivors(queries, before, place.now, deadline)
 
-    def _take_survivors(
-        self, queries: Queries, before: dict[int, OpenRun], now: datetime, deadline: Deadline
-    ) -> set[int]:
-        """
-        The runs that were open before and are the same ones still: they were not gone for a moment.
-
-        Returns the ids that are another run's now.
-        """
+    def _take_survivors(self, queries: Queries, before: dict[int, OpenRun], now: datetime, deadline: Deadline) -> None:
+        """The runs that were open before and are the same ones still: they were not gone for a moment."""
         others: set[int] = set()
         for row in queries.by_id(before, deadline, committed=False):
             run = before[row.execution_id]
@@ -165,7 +159,7 @@ class Looker:
                     self.memory.keep(row, now)
             else:
                 others.add(row.execution_id)
-        return others
+        self.memory.replaced(others)
 
     def _take_changes(self, changed: list[Changed], now: datetime) -> list[int]:
         """Known runs: what they are now. Returns those that seem to have ended."""
@@ -206,19 +200,21 @@ class Looker:
             rows, more = queries.fresh(self.memory.highest, deadline), True
         return more
 
-    def _take_late(self, queries: Queries, now: datetime, deadline: Deadline, *, something_appeared: bool) -> bool:
+    def _take_late(
+        self, queries: Queries, now: datetime, deadline: Deadline, *, something_appeared: bool
+    ) -> tuple[bool, set[int]]:
         """
         Runs whose rows came after those of higher ids, and those that could not be read for certain before.
 
-        Returns whether more was asked.
+        Returns whether more was asked, and the ids that have no row.
         """
         memory = self.memory
         late = set(memory.unsure)
         if something_appeared:
             late |= set(memory.saw_zone(queries.ids_between(memory.floor, memory.highest, deadline)))
-        if late:
-            self._take_new(queries, queries.by_id(late, deadline, committed=False), now, deadline)
-        return bool(late) or something_appeared
+        rows = queries.by_id(late, deadline, committed=False)
+        self._take_new(queries, rows, now, deadline)
+        return bool(late) or something_appeared, late - {row.execution_id for row in rows}
 
     def _take_new(self, queries: Queries, rows: Iterable[Row], now: datetime, deadline: Deadline) -> None:
         doubtful: list[int] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -111,7 +111,13 @@ class Memory:
         self.looked_at: datetime | None = None
         """The server's clock at the last look that came to its end."""
         self.ends_since: datetime | None = None
-        """Ends before it are not told; None while all are."""
+        """Since the catalog became another one: the last look at the one before. None while all ends are told."""
+        self._given_before = 0
+        """Ids up to it were given out before that, and perhaps again since."""
+        self._untold: set[int] = set()
+        """Those of them that had been seen and not been read for certain."""
+        self._replaced: set[int] = set()
+        """Those of them that were open then, or were not read for certain, and may be other runs now."""
         self._recent: set[int] = set()
         self._began = 0
         self._resumed: tuple[Bookmark, frozenset[int]] | None = None
@@ -136,12 +142,12 @@ class Memory:
         """Forgets all but where we are; returns what was open, for it has to be told which of it still is."""
         before = self.open
         self.open = {}
-        self.unsure = set()
+        self._untold, self._replaced = set(), self._replaced | self.unsure
         self.origin, self.rights = origin, rights
         # After a failover newer runs came and went unseen. What ended before our last look is the past of another
         # catalog, which may have taken the place of ours.
-        self.ends_since = self.looked_at
-        self.highest = self._began = highest if self.looked_at is None else min(highest, self.highest)
+        self._began = highest if self.looked_at is None else min(highest, self._given)
+        self._read_again_below(self._began)
         self._recent = set()
         self.fill = Fill(low=max(lowest, 1), high=highest) if highest else None
         resumed, self._resumed = self._resumed, None
@@ -150,30 +156,55 @@ class Memory:
             self._began = bookmark.began
             # From below the bookmark: rows may have appeared there since. Ends told twice count once.
             self.highest = max(bookmark.highest - self._lookback, bookmark.began)
-            self.unsure = set(open_ids)
+            self.unsure |= set(open_ids)
         self.floor = max(self.highest - self._lookback, 0)
         return before
 
     def found_end(self, row: Row, facts: ExecutionFacts | None, now: datetime) -> None:
         """A row that ended, to be told; `facts` are those of a run that was open before."""
         end = row.ended(facts or row.facts(self._source), now)
-        if facts is not None or self.ends_since is None or end.ended_at >= self.ends_since - CLOCKS_DIFFER:
+        if facts is not None or self._is_news(row, end):
             self.found_ended.append(end)
+
+    def _is_news(self, row: Row, end: EndedExecution) -> bool:
+        if self.ends_since is None:
+            return True
+        if row.execution_id in self._untold:
+            return True
+        if row.execution_id > self._given_before or row.execution_id in self._replaced:
+            return end.ended_at >= self.ends_since - CLOCKS_DIFFER
+        # Of all others the ends were told, but where a run that was created since has got an id once more.
+        created = utc(row.created_time)
+        return created is not None and created > self.ends_since
 
     def tell(self, now: datetime) -> tuple[EndedExecution, ...]:
         """A look came to its end: the ends to tell, once."""
-        ended, self.found_ended = tuple(self.found_ended), []
+        # One that was open is also found where the newest ids are read again.
+        each_once = {(end.facts.key, end.facts.created_at): end for end in reversed(self.found_ended)}
+        ended, self.found_ended = tuple(each_once.values())[::-1], []
         self.looked_at = now
         if not self.is_behind:
             self.ends_since = None
+            self._untold, self._replaced = set(), set()
         return ended
 
     def go_back(self, *, highest: int) -> dict[int, OpenRun]:
-        """The newest rows vanished (a start that was rolled back); returns what was open, to be looked at again."""
+        """The newest rows vanished (a start was rolled back); returns what was open, to be looked at again."""
         before, self.open = self.open, {}
-        self.highest = highest
-        self._recent = {execution_id for execution_id in self._recent if execution_id <= highest}
+        self._untold |= self.unsure
+        self._read_again_below(highest)
+        self._recent = {execution_id for execution_id in self._recent if execution_id <= self.highest}
         return before
+
+    @property
+    def _given(self) -> int:
+        """The highest id that was read, also where some of them are being read again."""
+        return self.highest if self.ends_since is None else max(self.highest, self._given_before)
+
+    def _read_again_below(self, highest: int) -> None:
+        """Some of the newest ids may be those of other runs by now; at the very first look nobody knows any."""
+        self.ends_since, self._given_before = self.looked_at, highest
+        self.highest = highest if self.looked_at is None else max(highest - self._lookback, 0)
 
     def asked(self, now: datetime, *, all_created: bool) -> list[tuple[int, int]]:
         """The open ids to ask for, each with the state we know."""
@@ -239,6 +270,15 @@ class Memory:
         machine = changed.machine_name or facts.machine
         if (started_at, process_id, machine) != (facts.started_at, facts.process_id, facts.machine):
             run.facts = replace(facts, started_at=started_at, process_id=process_id, machine=machine)
+
+    def replaced(self, ids: Collection[int]) -> None:
+        """
+        Runs that were open before the memory started over, whose ids are other runs' now.
+
+        Where nothing else tells of a restore, they are not new to us, and nobody else would look at them.
+        """
+        self.unsure |= set(ids)
+        self._replaced |= set(ids)
 
     def restore(self, execution_id: int, run: OpenRun) -> None:
         """A run that was open before the memory started over and is the same one still."""

@@ -57,10 +57,11 @@ def grant_stopping(login: str, database: str) -> str:
 
 
 def _grant(login: str, database: str, role: str) -> str:
-    # A login may come by a group, or by a role of the server, and have no user of its own.
+    # A login may come by a group, or by a role of the server, and have no user of its own. Without FOR LOGIN the user
+    # is for the login of that name, or for the Windows account where only its group has a login.
     return (
         f"USE {quoted(database)};\n"
-        f"IF USER_ID(N'{_literal(login)}') IS NULL CREATE USER {quoted(login)} FOR LOGIN {quoted(login)};\n"
+        f"IF USER_ID(N'{_literal(login)}') IS NULL CREATE USER {quoted(login)};\n"
         f"ALTER ROLE {role} ADD MEMBER {quoted(login)};"
     )
 
