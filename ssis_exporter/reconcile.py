@@ -83,6 +83,13 @@ class Reconciler:
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._claims: dict[ExecutionKey, _Claim] = {}
+        self._spent: dict[ExecutionKey, datetime] = {}
+        """
+        Owners whose own run was not there any more at this look: they have ended too, or have nothing of their own.
+
+        An old look at a source that does not answer goes on showing them; by that alone they own nothing else.
+        """
+
         self._lapsed: list[tuple[ExecutionKey, ExecutionKey]] = []
         self._looks: dict[str, tuple[str, Snapshot]] = {}
         """Of each source its kind and what it saw last."""
@@ -132,6 +139,7 @@ class Reconciler:
         """Forgets what other sources than these saw and owned: they are not configured any more."""
         self._looks = {name: look for name, look in self._looks.items() if name in sources}
         self._released = {key for key in self._released if key.source in sources}
+        self._spent = {owner: at for owner, at in self._spent.items() if owner.source in sources}
         for key, claim in list(self._claims.items()):
             if key.source not in sources:
                 del self._claims[key]
@@ -179,6 +187,10 @@ class Reconciler:
         """Forgets claims on runs that ended, and on those whose owner ended long ago while they live on."""
         now = self._monotonic()
         looked_at = self._looks[looked][1].taken_at
+        if self._looks[looked][0] != other_kind:
+            for owner, gone_at in list(self._spent.items()):
+                if owner.source == looked and (owner not in owning or looked_at >= gone_at + APART):
+                    del self._spent[owner]
         self._released -= {key for key in self._released if key.source == looked and key not in others}
         for key, claim in list(self._claims.items()):
             if self._looks[key.source][0] != other_kind:
@@ -186,6 +198,7 @@ class Reconciler:
             if key.source == looked:
                 if key not in others:
                     del self._claims[key]
+                    self._spent[claim.owner] = looked_at
                 elif claim.is_in_doubt and claim.owner_gone_at is not None and looked_at > claim.owner_gone_at:
                     # It lives on after its owner, so it was never the owner's.
                     del self._claims[key]
@@ -218,7 +231,7 @@ class Reconciler:
             certain = {
                 owner: found[0].other
                 for owner, found in candidates.items()
-                if len(found) == 1 and only[found[0].other.key] == 1 and found[0].is_proven
+                if len(found) == 1 and only[found[0].other.key] == 1 and found[0].is_proven and owner not in self._spent
             }
             if not certain:
                 return {candidate.other.key for found in candidates.values() for candidate in found}

@@ -224,6 +224,24 @@ def test_a_package_and_its_process_that_end_at_once_end_once(reconciler: Reconci
     assert frozenset() == links.returned
 
 
+def test_a_package_whose_process_ended_while_dts_was_down_owns_no_other(reconciler: Reconciler) -> None:
+    """
+    What `dts` saw before it went down still names a package whose process has ended since: another process of that
+    name is not its, and stays shown. Where `dts` answers again and still lists the package, it may have another.
+    """
+    own, other = run("dtexec", "1-1", 0), run("dtexec", "2-2", 1.5)
+    reconciler.reconcile([reading("dts", run("dts", "a", 1), at=1), reading("dtexec", own, at=1)])
+    for at in (15, 30):
+        while_down = reconciler.reconcile([down("dts"), reading("dtexec", other, at=at)])
+        assert {"2-2"} == shown(while_down)["dtexec"]
+        assert ExecutionKey("dtexec", "2-2") not in reconciler.links().elsewhere
+    still = reconciler.reconcile([reading("dts", run("dts", "a", 1), at=45), reading("dtexec", other, at=45)])
+    owned = reconciler.reconcile([reading("dts", run("dts", "a", 1), at=60), reading("dtexec", other, at=60)])
+
+    assert {"dts": {"a"}, "dtexec": set()} == shown(owned)
+    assert shown(still)["dtexec"] <= {"2-2"}
+
+
 def test_an_unknown_user_is_no_proof(reconciler: Reconciler) -> None:
     """
     A process whose user cannot be read may be the package's: it stays and is counted.
