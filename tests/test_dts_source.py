@@ -372,6 +372,16 @@ def test_junk_from_managed_code_does_not_reach_the_protocol(estate: Estate, sour
         ("import sys; sys.exit('no CLR here')", "no CLR here"),
         (f"{HELLO}; print('segfault at 0', flush=True); sys.stdin.readline()", "understood"),
         (f'{HELLO}; print(\'{{"id":1,"ok":{{"running":7}}}}\', flush=True); sys.stdin.readline()', "understood"),
+        (
+            f'{HELLO}; print(\'{{"id":1,"ok":{{"running":["\\\\ud800"]}}}}\', flush=True); sys.stdin.readline()',
+            "understood",
+        ),
+        (
+            f'{HELLO}; sys.stdout.buffer.write(b\'{{"id":1,"ok":{{"running":["\\xff"]}}}}\\n\');'
+            "sys.stdout.flush(); sys.stdin.readline()",
+            "understood",
+        ),
+        ("import sys; sys.stdout.buffer.write(b'{\"\\xff\": 1}\\n')", "did not say hello"),
     ],
 )
 def test_what_is_no_answer_ends_the_helper(

@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 A = TypeVar("A", Answer, ListAnswer)
 
+NOT_UNDERSTOOD = (msgspec.DecodeError, UnicodeDecodeError)
+"""What msgspec raises for a line that is none of ours; the second one where a text is no UTF-8."""
+
 
 class HelperStarting(SourceTimeout):
     """The helper is not ready yet, and goes on starting."""
@@ -98,7 +101,7 @@ class Supervisor:
         line = self._next_line(process, deadline, f"no answer to {do!r} within {limit.total_seconds():g} s")
         try:
             answer = decoder.decode(line)
-        except (msgspec.DecodeError, msgspec.ValidationError) as exc:
+        except NOT_UNDERSTOOD as exc:
             raise self.broke_the_protocol(str(exc)) from exc
         if answer.id != self._ids or (answer.ok is None) == (answer.error is None):
             raise self.broke_the_protocol(f"it is no answer to request {self._ids}")
@@ -157,7 +160,7 @@ class Supervisor:
                 trouble = msgspec.convert(said, Failed).failed
                 raise self._failed(error_for(self._source, trouble))
             hello = msgspec.convert(said, Hello)
-        except (msgspec.DecodeError, msgspec.ValidationError) as exc:
+        except NOT_UNDERSTOOD as exc:
             raise self._failed(SourceBroken(f"{self._source}: the helper did not say hello but {line[:80]!r}")) from exc
         if hello.hello != PROTOCOL_VERSION:
             text = f"{self._source}: the helper speaks protocol {hello.hello}, this exporter {PROTOCOL_VERSION}"
