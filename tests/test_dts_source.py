@@ -376,11 +376,7 @@ def test_junk_from_managed_code_does_not_reach_the_protocol(estate: Estate, sour
             f'{HELLO}; print(\'{{"id":1,"ok":{{"running":["\\\\ud800"]}}}}\', flush=True); sys.stdin.readline()',
             "understood",
         ),
-        (
-            f'{HELLO}; sys.stdout.buffer.write(b\'{{"id":1,"ok":{{"running":["\\xff"]}}}}\\n\');'
-            "sys.stdout.flush(); sys.stdin.readline()",
-            "understood",
-        ),
+        (f'{HELLO}; sys.stdout.buffer.write(b\'{{"id":1,"ok":{{"running":["\\xff"]}}}}\\n\')', "understood"),
         ("import sys; sys.stdout.buffer.write(b'{\"\\xff\": 1}\\n')", "did not say hello"),
     ],
 )
