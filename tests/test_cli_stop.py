@@ -360,8 +360,22 @@ def test_hold_where_the_file_cannot_be_written(service: Service, capsys: pytest.
     (service.folder / "hold.new").mkdir()
 
     assert exits.STORAGE == run(["hold", "--storage.path", str(service.folder)])
-    assert "hold cannot be written" in capsys.readouterr().err
+    told = (
+        "ssis-exporter: the service that runs stops nothing until `resume` or its end, and no later one knows of it: "
+    )
+    assert f"{told}{service.folder / 'hold'} cannot be written: Is a directory\n" == capsys.readouterr().err
     assert service.thread.call(lambda: service.scene.stopper.held) is not None
+
+
+def test_hold_that_nobody_can_write_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    Without a service nothing holds, and one sentence says so.
+    """
+    (tmp_path / "lock").touch()
+    (tmp_path / "hold.new").mkdir()
+
+    assert exits.STORAGE == run(["hold", "--storage.path", str(tmp_path)])
+    assert f"ssis-exporter: {tmp_path / 'hold'} cannot be written: Is a directory\n" == capsys.readouterr().err
 
 
 def test_hold_and_resume_without_a_service(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,22 +31,35 @@ def command(
     folder = folder_in_use(storage_path)
     text = f"{reason} ({operator()})" if reason else operator()
     hold = Hold(folder)
-    if not _through_service(folder, text):
-        hold.begin(text)
+    failed = _tell_service(folder, text)
+    if failed is not None:
+        try:
+            hold.begin(text)
+        except StorageError as exc:
+            raise StorageError(f"{failed}{exc}") from exc
     click.echo(f"on hold: nothing is stopped until `ssis-exporter resume` ({hold.path})")
     return exits.OK
 
 
-def _through_service(folder: Path, text: str) -> bool:
-    """A service holds at once, and also where the file cannot be written; without one, the file holds the next."""
+def _tell_service(folder: Path, text: str) -> str | None:
+    """
+    A service holds at once, and until its end also where it cannot write the file.
+
+    None when all is done; otherwise what holds already, as the beginning of a sentence, and the file is to be written
+    here: it holds a service that was not reached, and the next one.
+    """
     try:
         service = find_service(folder)
-        if service is None:
-            return False
+    except StorageError:
+        return "the service of this folder was not told, and "
+    if service is None:
+        return ""
+    try:
         service.hold(text)
-    except (NotThere, ServiceError):
-        return False
-    except StorageError as exc:
-        click.echo(f"ssis-exporter: {exc}", err=True)
-        return False
-    return True
+    except NotThere:
+        return ""
+    except ServiceError as exc:
+        return f"{exc}; and "
+    except StorageError:
+        return "the service that runs stops nothing until `resume` or its end, and no later one knows of it: "
+    return None
