@@ -214,7 +214,7 @@ def insert(connection: sqlite3.Connection, key: ExecutionKey, at: datetime, pass
     """A run that was never nominated before."""
     connection.execute(
         "INSERT INTO runs (source, instance_id, nominated_at, nominated_after) VALUES (?, ?, ?, ?)",
-        [_column(key.source), _column(key.instance_id), to_text(at), passed],
+        [column(key.source), column(key.instance_id), to_text(at), passed],
     )
 
 
@@ -224,7 +224,7 @@ def update(connection: sqlite3.Connection, row: Row, changes: Mapping[str, objec
     where = [row.id, row.episode, row.stage]
     done = connection.execute(
         f"UPDATE runs SET {columns} WHERE id = ? AND episode = ? AND stage = ?",  # noqa: S608 - names are our own
-        [_column(value) for value in (*changes.values(), *where)],
+        [column(value) for value in (*changes.values(), *where)],
     )
     return done.rowcount == 1
 
@@ -232,7 +232,7 @@ def update(connection: sqlite3.Connection, row: Row, changes: Mapping[str, objec
 def find(connection: sqlite3.Connection, key: ExecutionKey) -> Row | None:
     """The row of one run."""
     found = connection.execute(
-        "SELECT * FROM runs WHERE source = ? AND instance_id = ?", [_column(key.source), _column(key.instance_id)]
+        "SELECT * FROM runs WHERE source = ? AND instance_id = ?", [column(key.source), column(key.instance_id)]
     ).fetchone()
     return row_of(connection, found) if found is not None else None
 
@@ -289,7 +289,7 @@ def add_event(connection: sqlite3.Connection, event: Event) -> None:
         "INSERT INTO events (at, source, instance_id, episode, kind, outcome, rule, reason, text, details)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
-            _column(value)
+            column(value)
             for value in (
                 to_text(event.at),
                 event.key.source,
@@ -306,7 +306,8 @@ def add_event(connection: sqlite3.Connection, event: Event) -> None:
     )
 
 
-def _column(value: object) -> object:
+def column(value: object) -> object:
+    """A value as it stands in the file."""
     # A name of a process may hold what is no valid UTF-8, and SQLite takes nothing else.
     return str(value).encode("utf-8", errors="backslashreplace").decode() if isinstance(value, str) else value
 

@@ -300,10 +300,11 @@ class Database:
                 connection.close()
 
 
-def open_read_only(path: Path, schema: Sequence[str]) -> sqlite3.Connection:
+def open_read_only(path: Path, schema: Sequence[str], *, is_in_use: bool = False) -> sqlite3.Connection:
     """
     A connection that can write nothing, also while a `serve` works with the file. Blocks; the caller closes it.
 
+    `is_in_use` says that an exporter has the file open, and has checked it: it sees what that one writes.
     Raises `StorageError` when there is no such file, or it cannot be read, is damaged or too new.
     """
     if not path.exists():
@@ -311,10 +312,10 @@ def open_read_only(path: Path, schema: Sequence[str]) -> sqlite3.Connection:
     try:
         _check_before_opening(path)
         # Without a log beside it nobody works with the file, and a folder that may not be written to is fine.
-        immutable = "" if log_of(path).exists() else "&immutable=1"
+        immutable = "" if is_in_use or log_of(path).exists() else "&immutable=1"
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro{immutable}", uri=True, timeout=5)
         try:
-            check_content(connection, path, schema)
+            check_content(connection, path, schema, pages=not is_in_use)
         except BaseException:
             connection.close()
             raise
@@ -325,14 +326,16 @@ def open_read_only(path: Path, schema: Sequence[str]) -> sqlite3.Connection:
     return connection
 
 
-def check_content(connection: sqlite3.Connection, path: Path, schema: Sequence[str]) -> None:
-    """Raises `StorageTooNew`, and `StorageDamaged` when pages or indexes do not fit together."""
+def check_content(connection: sqlite3.Connection, path: Path, schema: Sequence[str], *, pages: bool = True) -> None:
+    """Raises `StorageTooNew`, and `StorageDamaged` when pages or indexes do not fit together: that reads all of it."""
     [version] = connection.execute("PRAGMA user_version").fetchone()
     if version > len(schema):
         raise StorageTooNew(
             f"{path} was written by a later version of ssis-exporter (format {version}, known up to {len(schema)}); "
             "install that version or give another --storage.path"
         )
+    if not pages:
+        return
     problems = [row[0] for row in connection.execute("PRAGMA integrity_check(1)")]
     if problems != ["ok"]:
         raise StorageDamaged(f"{path} is damaged: {problems[0]}")

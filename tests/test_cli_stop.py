@@ -9,18 +9,22 @@ import io
 import json
 import os
 import re
+import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ssis_exporter import ledger, storage
 from ssis_exporter.addresses import parse_address
 from ssis_exporter.alertmessage import AlertMessage, read_message
 from ssis_exporter.cli import exits, run
+from ssis_exporter.cli import stop as stop_command
 from ssis_exporter.control import ADDRESS, FOLDER, KEY, Control
+from ssis_exporter.errors import StorageLocked
 from ssis_exporter.ledger import NAME
 from ssis_exporter.model import StopMode
 from ssis_exporter.policy import Action, Match, Rule
@@ -302,6 +306,67 @@ def test_what_a_rule_does_not_allow_is_not_even_nominated(
 
     assert code == stop(service, instance_id, *flags)
     assert f"decision: {decision}" in capsys.readouterr().out
+    assert [] == service.scene.source.stop_requests
+
+
+def test_following_a_stop_reads_what_is_new(
+    service: Service, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    However long it takes: the ledger's pages are not checked again and again while the service writes it.
+    """
+    checked: list[Path] = []
+    check = storage.check_content
+
+    def counted(connection: sqlite3.Connection, path: Path, schema: Sequence[str], **how: bool) -> None:
+        if how.get("pages", True):
+            checked.append(path)
+        check(connection, path, schema, **how)
+
+    monkeypatch.setattr(storage, "check_content", counted)
+    monkeypatch.setattr(stop_command, "POLL_SECONDS", 0.001)
+    service.begin("41287")
+    service.scene.source.obeys = False
+
+    assert exits.FOUND == stop(service, "41287", "--yes")
+    assert "unconfirmed by rule 2" in capsys.readouterr().out
+    assert [] == checked
+
+
+def test_an_old_outcome_is_not_taken_for_the_new_one(
+    service: Service, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A run that was refused before is followed to its new outcome; where the old steps cannot be read, nothing begins.
+    """
+    service.begin("41287")
+    service.thread.run(lambda: service.scene.stopper.hold("now"))
+    service.thread.run(lambda: service.scene.stopper.submit([service.scene.nominate("41287", "sqlprod01")]))
+    service.thread.run(service.scene.stopper.resume)
+
+    def locked(*_: object, **__: object) -> None:
+        raise StorageLocked("the ledger is held by another program")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger, "open_read_only", locked)
+        assert exits.STORAGE == stop(service, "41287", "--yes")
+    assert [] == service.scene.source.stop_requests
+    assert exits.OK == stop(service, "41287", "--yes")
+    assert "stopped by rule 2" in capsys.readouterr().out
+
+
+def test_a_service_that_works_on_too_much_says_so(
+    service: Service, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Nothing is taken, and the sentence says why.
+    """
+    service.begin("41287")
+    monkeypatch.setattr(ledger, "MOST_PENDING", 0)
+
+    assert exits.FOUND == stop(service, "41287", "--yes")
+    told = "ssis-exporter: 0 runs are being worked on, and no more than 0 may be\n"
+    assert told == capsys.readouterr().err
     assert [] == service.scene.source.stop_requests
 
 

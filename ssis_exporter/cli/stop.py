@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
 import time
 from collections.abc import Callable
@@ -17,10 +18,8 @@ from ssis_exporter.cli.service import NotThere, RunningService, find_service
 from ssis_exporter.cli.standalone import stopping
 from ssis_exporter.config import Config
 from ssis_exporter.control import explain_all
-from ssis_exporter.errors import StorageError
 from ssis_exporter.labels import clean_line
-from ssis_exporter.ledger import read_events
-from ssis_exporter.ledgerrows import Event
+from ssis_exporter.ledger import Follower
 from ssis_exporter.model import Decision, ExecutionKey, Nomination, StopOutcome
 from ssis_exporter.stopview import Explanation
 
@@ -103,9 +102,10 @@ def _through_service(
     [explanation] = service.explain([nomination])
     if not agreed(explanation):
         return _of_explanation(explanation)
-    before = len(_events(folder, nomination.key))
+    follower = Follower(folder, nomination.key)
+    follower.begin()
     [decision] = service.submit([nomination])
-    return _follow(decision, folder, before, seconds)
+    return _follow(decision, follower, seconds)
 
 
 async def _by_itself(
@@ -121,36 +121,27 @@ async def _by_itself(
         [explanation] = await explain_all(made.stopper, [nomination])
         if not await asyncio.to_thread(agreed, explanation):
             return _of_explanation(explanation)
-        before = len(await asyncio.to_thread(_events, folder, nomination.key))
+        follower = Follower(folder, nomination.key)
+        await asyncio.to_thread(follower.begin)
         [decision] = await made.stopper.submit([nomination])
-        return await asyncio.to_thread(_follow, decision, folder, before, seconds)
+        return await asyncio.to_thread(_follow, decision, follower, seconds)
 
 
-def _follow(decision: Decision, folder: Path, before: int, seconds: float) -> int:
-    """Prints each step that the ledger gets after those there were before, until the outcome."""
+def _follow(decision: Decision, follower: Follower, seconds: float) -> int:
+    """Prints each step that the ledger gets, until the outcome."""
     if decision.outcome is not None:
         click.echo(f"{decision.outcome}: {clean_line(decision.text)}" if decision.text else str(decision.outcome))
         return _of_outcome(decision.outcome)
-    told = before
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        events = _events(folder, decision.key)
-        for event in events[told:]:
-            click.echo(event_line(event))
-            if event.outcome is not None:
-                return _of_outcome(event.outcome)
-        told = max(told, len(events))
-        time.sleep(POLL_SECONDS)
+    with contextlib.closing(follower):
+        while time.monotonic() < deadline:
+            for event in follower.look():
+                click.echo(event_line(event))
+                if event.outcome is not None:
+                    return _of_outcome(event.outcome)
+            time.sleep(POLL_SECONDS)
     click.echo(f"no outcome within {seconds:g} s; `ssis-exporter audit` will show it", err=True)
     return exits.FOUND
-
-
-def _events(folder: Path, key: ExecutionKey) -> list[Event]:
-    try:
-        return [event for event in read_events(folder) if event.key == key]
-    except StorageError:
-        # The ledger's writer is in the middle of something; the next look comes soon.
-        return []
 
 
 def _of_outcome(outcome: StopOutcome) -> int:
