@@ -113,6 +113,14 @@ class SourceEnds:
 
         self._kept_alive: frozenset[str] = frozenset()
 
+    def knows(self, instance_id: str) -> bool:
+        """
+        Whether a run of this name is open, or its end was counted; from any thread.
+
+        A run whose creation is known is not found among the ends: its source has a record to ask.
+        """
+        return instance_id in self.open or instance_id in self.counted
+
     def link(
         self,
         *,

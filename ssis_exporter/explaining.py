@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
+from ssis_exporter.acquaintance import never_there, was_there
 from ssis_exporter.durations import print_duration
-from ssis_exporter.errors import StorageError
+from ssis_exporter.errors import SourceError, StorageError
 from ssis_exporter.ledgerrows import Door, Row
 from ssis_exporter.looking import look_afresh
 from ssis_exporter.model import Execution, Nomination, RefusalReason, StopMode, StopOutcome
 from ssis_exporter.policy import Allowed, Refused
 from ssis_exporter.sighting import Another, Gone, Seen, Unclear, sight
+from ssis_exporter.sources.worker import SourceWorker
 from ssis_exporter.stopsettings import Surroundings
 from ssis_exporter.stopview import Explanation
 
@@ -36,17 +38,33 @@ async def explain(asked: Nomination | Door, around: Surroundings, places: Sequen
     seen = await look_afresh(worker, around.settings().look_timeout, around.wait)
     before, seen_under = (row.facts, row.seen_under) if row is not None else (None, None)
     match sight(nomination.key, seen, before=before, seen_under=seen_under):
-        case Gone(text):
-            return Explanation(key=nomination.key, outcome=StopOutcome.ALREADY_ENDED, text=text)
+        case Gone() as gone:
+            return await _not_there(nomination, gone, row, worker, around)
         case Unclear(text):
-            ttl = print_duration(around.settings().request_ttl)
-            text = f"it would be looked at again, for up to {ttl}: {text}"
-            return Explanation(key=nomination.key, outcome=None, text=text)
+            return _nobody_can_say(nomination, text, around)
         case Another(reason, text):
             return _refused(nomination, reason, "", text)
         case Seen(run, visibility):
             facts = _facts(run, around.typical(run.facts)) | {"visibility": str(visibility.scope)}
             return _judged(nomination, run, around, places=places, row=row, facts=facts)
+
+
+async def _not_there(
+    nomination: Nomination, gone: Gone, row: Row | None, worker: SourceWorker, around: Surroundings
+) -> Explanation:
+    match await was_there(nomination.key, gone, row, worker, around):
+        case True:
+            return Explanation(key=nomination.key, outcome=StopOutcome.ALREADY_ENDED, text=gone.text)
+        case False:
+            return _refused(nomination, RefusalReason.NO_SUCH_RUN, "", never_there(gone))
+        case SourceError() as exc:
+            return _nobody_can_say(nomination, str(exc), around)
+
+
+def _nobody_can_say(nomination: Nomination, why: str, around: Surroundings) -> Explanation:
+    ttl = print_duration(around.settings().request_ttl)
+    text = f"it would be looked at again, for up to {ttl}: {why}"
+    return Explanation(key=nomination.key, outcome=None, text=text)
 
 
 def _judged(

@@ -155,6 +155,11 @@ class History:
         ends = self._memory.sources.get(source)
         return ("", ()) if ends is None else (ends.bookmark, tuple(ends.open))
 
+    def knows(self, key: ExecutionKey) -> bool:
+        """Whether a run of this name is open or was seen to end; no, where that is too long ago."""
+        ends = self._memory.sources.get(key.source)
+        return ends is not None and ends.knows(key.instance_id)
+
     def baseline(self, facts: ExecutionFacts) -> Baseline | None:
         """What is usual for a run's package; None where nothing is known."""
         record = self._memory.packages.get(PackageKey.of(facts))

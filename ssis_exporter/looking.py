@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from ssis_exporter.errors import SourceError, SourceTimeout, StopUnsupported
+from ssis_exporter.errors import SourceBroken, SourceError, SourceTimeout, StopUnsupported
 from ssis_exporter.model import Snapshot
 from ssis_exporter.sources.interface import Source, StoppableSource
 from ssis_exporter.sources.worker import SourceWorker
@@ -54,6 +54,19 @@ async def look_afresh(worker: SourceWorker, limit: timedelta, wait: Wait) -> Sna
     if not await _done_within(look, limit, wait):
         return SourceTimeout(f"{worker.name}: did not answer within {limit.total_seconds():g} s")
     return look.result().outcome
+
+
+async def ask(worker: SourceWorker, what: Callable[[Source], T], limit: timedelta, wait: Wait) -> T | SourceError:
+    """What `what`, which changes nothing, says on the source's thread; a `SourceError` also when the time is up."""
+    answer = worker.call(what)
+    if not await _done_within(answer, limit, wait):
+        return SourceTimeout(f"{worker.name}: did not answer within {limit.total_seconds():g} s")
+    try:
+        return answer.result()
+    except SourceError as exc:
+        return exc
+    except Exception as exc:  # noqa: BLE001 - whatever a driver raises, it did not say
+        return SourceBroken(f"{worker.name}: {type(exc).__name__}: {exc}")
 
 
 async def act(

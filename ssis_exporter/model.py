@@ -366,6 +366,7 @@ class RefusalReason(StrEnum):
     START_UNKNOWN = "start_unknown"
 
     # There is nothing to stop.
+    NO_SUCH_RUN = "no_such_run"
     NOT_RUNNING = "not_running"
     ALREADY_STOPPING = "already_stopping"
     ORPHANED = "orphaned"

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+from ssis_exporter.acquaintance import never_there, was_there
 from ssis_exporter.aftermath import Aftermath
 from ssis_exporter.durations import print_duration
 from ssis_exporter.errors import (
     IdentityUnknown,
     NoSuchExecution,
+    SourceError,
     StopDenied,
     StopFailed,
     StopUnsupported,
@@ -133,14 +135,29 @@ class OneStop(Aftermath):
             match await self._look():
                 case Seen(run):
                     return self._given_up(why) or self._judge(run)
-                case Gone(text):
-                    return End(outcome=StopOutcome.ALREADY_ENDED, text=text)
+                case Gone() as gone:
+                    found = await self._ended_or_never_there(gone)
+                    if isinstance(found, End):
+                        return found
+                    why = found
+                    self.waits_for = f"its source's record: {found}"
                 case Another(reason, text):
                     return End(outcome=StopOutcome.REFUSED, reason=reason, text=text)
                 case Unclear(text):
                     why = text
                     self.waits_for = f"a look at its source: {text}"
             await self._around.wait(self._around.settings().retry_every.total_seconds())
+
+    async def _ended_or_never_there(self, gone: Gone) -> End | str:
+        """The outcome of a run that is not there; why nobody can say, where its source's record cannot be read."""
+        assert self._worker is not None
+        match await was_there(self.row.key, gone, self.row, self._worker, self._around):
+            case True:
+                return End(outcome=StopOutcome.ALREADY_ENDED, text=gone.text)
+            case False:
+                return End(outcome=StopOutcome.REFUSED, reason=RefusalReason.NO_SUCH_RUN, text=never_there(gone))
+            case SourceError() as exc:
+                return str(exc)
 
     def _judge(self, run: Execution) -> Go | End:
         match self._around.judge(self.row.nominations, run):

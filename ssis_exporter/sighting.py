@@ -36,9 +36,11 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """The run has ended; the look proves it."""
+    """The run is not there any more, or never was; the look proves it."""
 
     text: str
+    recorded: bool = False
+    """The source itself told its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,8 @@ def _not_there(
 ) -> Gone | Unclear:
     for ended in seen.ended:
         if ended.facts.key == key and (before is None or what_changed(before, ended.facts) is None):
-            return Gone(f"the source records that it ended at {ended.ended_at.isoformat()}: {ended.result}")
+            text = f"the source records that it ended at {ended.ended_at.isoformat()}: {ended.result}"
+            return Gone(text, recorded=True)
     if seen.incomplete:
         return Unclear("the source has not read all its runs yet")
     # To who never saw the run, only full sight proves that it ended.

@@ -64,7 +64,8 @@ class Stopper:
     Takes nominations and brings each to an outcome. Lives on one event loop and never blocks it.
 
     `worker` gives a source's worker as configured now, None for an unknown name; `source_names` those names. `typical`
-    tells how long a package usually takes, None until it has a history. `silences` tells whether Alertmanager
+    tells how long a package usually takes, None until it has a history, and `was_seen` whether a run of this name is
+    remembered: what is not there and never was has not ended. `silences` tells whether Alertmanager
     silences the alert of a nomination; whatever it raises means "nobody knows", and nothing is stopped after a grace.
     """
 
@@ -78,6 +79,7 @@ class Stopper:
         metrics: StopMetrics,
         source_names: Callable[[], Iterable[str]] = lambda: (),
         typical: Callable[[ExecutionFacts], timedelta | None] = lambda _facts: None,
+        was_seen: Callable[[ExecutionKey], bool] = lambda _key: False,
         silences: Callable[[Nomination], Awaitable[bool]] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
@@ -110,6 +112,7 @@ class Stopper:
             held=lambda: self.held,
             worker=worker,
             typical=typical,
+            was_seen=was_seen,
             silences=silences,
             now=now,
             monotonic=monotonic,

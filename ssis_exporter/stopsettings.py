@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, tzinfo
 from ssis_exporter.hold import Hold
 from ssis_exporter.ledger import Ledger
 from ssis_exporter.ledgerrows import Row
-from ssis_exporter.model import Execution, ExecutionFacts, Nomination, StopMode
+from ssis_exporter.model import Execution, ExecutionFacts, ExecutionKey, Nomination, StopMode
 from ssis_exporter.policy import Allowed, Breaker, Policy, Refused, Verdict
 from ssis_exporter.sources.worker import SourceWorker
 from ssis_exporter.wallclock import WallClock
@@ -48,6 +48,9 @@ class Surroundings:
 
     worker: Callable[[str], SourceWorker | None]
     typical: Callable[[ExecutionFacts], timedelta | None]
+    was_seen: Callable[[ExecutionKey], bool]
+    """Whether the exporter remembers a run of this name, open or ended."""
+
     silences: Callable[[Nomination], Awaitable[bool]] | None
     now: Callable[[], datetime]
     monotonic: Callable[[], float]

@@ -166,12 +166,16 @@ class Scene:
         sources: Iterable[str] = ("local",),
         silences: Callable[[Nomination], Awaitable[bool]] | None = None,
         typical: timedelta | None = None,
+        remembers: bool = True,
         **settings: Any,
     ) -> None:
         self.folder = folder
         self.time = Time()
         self.silences = silences
         self.typical = typical
+        self.remembers = remembers
+        """Whether the exporter says of every run that it has seen it."""
+
         self.settings = StopSettings(mode=mode, policy=Policy(tuple(rules)), **settings)
         self.workers = {name: InlineWorker(FakeSource(name, now=self.time.now)) for name in sources}
         self._make()
@@ -193,6 +197,7 @@ class Scene:
             metrics=StopMetrics(self.registry),
             source_names=lambda: self.workers,
             typical=lambda _facts: self.typical,
+            was_seen=lambda _key: self.remembers,
             silences=self.silences,
             now=self.time.now,
             monotonic=self.time.monotonic,

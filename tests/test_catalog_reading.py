@@ -834,6 +834,21 @@ def test_the_first_error_of_a_run_is_found(made: Rig) -> None:
     assert ("first", "") == (source.first_error("7"), source.first_error("9"))
 
 
+def test_the_record_is_asked_for_one_run(made: Rig) -> None:
+    """
+    One that ended long ago is known, one that never was is not; one that is open and was not shown is trouble.
+    """
+    made.estate.add(7, status=7)
+    made.estate.add(8, status=2)
+    source = made.source()
+
+    assert source.has_record_of("7")
+    for name in ("9", "", "x", "-7", "7.0", " 7", "\N{ARABIC-INDIC DIGIT SEVEN}", "9" * 19, "9" * 5000):
+        assert not source.has_record_of(name)
+    with pytest.raises(SourceBroken, match="execution 8 is open, and no look has shown it yet"):
+        source.has_record_of("8")
+
+
 def test_size_of_a_look_does_not_grow_with_history(made: Rig) -> None:
     """
     Ten thousand running, five hundred pending, a million ended (a tenth of it in small): exactly these are open, and a

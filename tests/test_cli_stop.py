@@ -221,7 +221,7 @@ def test_explain_without_a_service_looks_by_itself(tmp_path: Path, capsys: pytes
     command = ["explain", str(BODIES / "firing.json"), "--config.file", str(config), "--storage.path", str(state)]
 
     assert exits.OK == run(command)
-    assert "decision: already_ended" in capsys.readouterr().out
+    assert "decision: refused (no_such_run)" in capsys.readouterr().out
     assert not state.exists()
 
 
@@ -307,6 +307,24 @@ def test_what_a_rule_does_not_allow_is_not_even_nominated(
     assert code == stop(service, instance_id, *flags)
     assert f"decision: {decision}" in capsys.readouterr().out
     assert [] == service.scene.source.stop_requests
+
+
+def test_a_mistyped_id_is_no_run_that_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    There is no such run, and the exit status says so; one that was seen before has ended, and a script may ask again.
+    """
+    with served(tmp_path, remembers=False) as service:
+        service.begin("41287")
+
+        assert exits.FOUND == stop(service, "41278", "--yes")
+        shown = capsys.readouterr().out
+        assert "decision: refused (no_such_run)" in shown
+        assert "why:      there is no such run: it is not there, and the account would see it; no look and no" in shown
+        assert [exits.OK, exits.OK] == [stop(service, "41287", "--yes") for _ in range(2)]
+        assert ["41287"] == service.scene.source.stop_requests
+        service.scene.remembers = True
+        assert exits.OK == stop(service, "41278", "--yes")
+        assert "decision: already_ended" in capsys.readouterr().out
 
 
 def test_following_a_stop_reads_what_is_new(

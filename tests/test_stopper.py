@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +21,7 @@ from ssis_exporter.model import (
     EndedExecution,
     Execution,
     ExecutionKey,
+    ExecutionStatus,
     RefusalReason,
     Result,
     Scope,
@@ -28,6 +29,7 @@ from ssis_exporter.model import (
     StopReply,
     Visibility,
 )
+from ssis_exporter.sources.interface import RecordingSource
 from ssis_exporter.testing import FakeSource
 from tests.stopping import Scene, kinds, play
 
@@ -67,6 +69,71 @@ def test_a_run_that_is_over_is_not_asked(tmp_path: Path) -> None:
         assert [] == scene.source.stop_requests
 
     play(tmp_path, work)
+
+
+def test_a_run_that_nobody_ever_saw_has_not_ended(tmp_path: Path) -> None:
+    """
+    An id that no look and no record has ever shown is refused; one that this ledger saw has ended.
+    """
+
+    async def work(scene: Scene) -> None:
+        await scene.stopper.submit([scene.nominate("1")])
+        assert "refused" == await scene.outcome("1")
+        assert "no_such_run" == scene.reason()
+        assert "there is no such run" in scene.stopper.last_outcomes(1)[0].text
+        scene.source.start("1", status=ExecutionStatus.PENDING)
+        await scene.stopper.submit([scene.nominate("1")])
+        assert "refused" == await scene.outcome("1")
+        scene.source.end("1")
+        await scene.stopper.submit([scene.nominate("1")])
+        assert "already_ended" == await scene.outcome("1")
+        assert [] == scene.source.stop_requests
+
+    play(tmp_path, work, remembers=False)
+
+
+class Recording(FakeSource, RecordingSource):
+    """Keeps a record of what ended, which a test may make unreadable."""
+
+    fail_record_with: Exception | None = None
+
+    def past(self, cursor: str) -> tuple[Sequence[EndedExecution], str | None]:
+        """Nothing of it is told."""
+        del cursor
+        return [], None
+
+    def has_record_of(self, instance_id: str) -> bool:
+        """The run "1" ended long ago."""
+        if self.fail_record_with is not None:
+            raise self.fail_record_with
+        return instance_id == "1"
+
+
+@pytest.mark.parametrize("error", [SourceUnreachable("nobody answers"), ZeroDivisionError("a bug")])
+def test_a_record_tells_what_ended(tmp_path: Path, error: Exception) -> None:
+    """
+    It is asked for the one run; while it cannot be read nobody can say, and the nomination waits.
+    """
+
+    async def work(scene: Scene) -> None:
+        source = Recording("local", now=scene.time.now)
+        scene.workers["local"].source = source
+        for instance_id, outcome in (("1", "already_ended"), ("2", "refused")):
+            await scene.stopper.submit([scene.nominate(instance_id)])
+            assert outcome == await scene.outcome(instance_id)
+        source.fail_record_with = error
+        await scene.stopper.submit([scene.nominate("1")])
+        assert (await scene.stopper.explain(scene.nominate("1"))).outcome is None
+        await scene.time.advance(60)
+        [pending] = scene.stopper.pending()
+        assert "waits for its source's record: " in pending.text
+        source.fail_record_with = None
+        assert "already_ended" == await scene.outcome("1")
+        source.fail_record_with = error
+        await scene.stopper.submit([scene.nominate("1")])
+        assert "expired" == await scene.outcome("1")
+
+    play(tmp_path, work, remembers=False)
 
 
 def test_the_same_run_is_asked_once(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from ssis_exporter.config import Config
 from ssis_exporter.errors import StorageError, StorageInUse
 from ssis_exporter.exporter import Exporter
 from ssis_exporter.history import History, read_history
-from ssis_exporter.historyfile import NAME, PackageKey
+from ssis_exporter.historyfile import NAME, Loaded, PackageKey
 from ssis_exporter.ledger import NAME as LEDGER
-from ssis_exporter.model import ExecutionFacts
+from ssis_exporter.model import ExecutionFacts, ExecutionKey
 from ssis_exporter.ourstops import OurStops, read_our_stops
 from ssis_exporter.storage import StorageMetrics
 from ssis_exporter.storagefolder import Storage
@@ -79,13 +79,19 @@ class Keeping:
             self._backfill.begin(self._exporter.source_names)
 
 
+def read_known(folder: Path) -> Callable[[ExecutionKey], bool]:
+    """Whether a run is remembered, by what the folder's history knows; none where it cannot be read. Blocks."""
+    sources = _read(folder).sources
+
+    def knows(key: ExecutionKey) -> bool:
+        return key.source in sources and sources[key.source].knows(key.instance_id)
+
+    return knows
+
+
 def read_usual(folder: Path) -> Callable[[ExecutionFacts], Baseline | None]:
     """What is usual for packages, as the folder's history knows; nothing where it cannot be read. Blocks."""
-    try:
-        found = read_history(folder).packages if (folder / NAME).exists() else {}
-    except StorageError as exc:
-        log.warning("what is usual is not known: %s", exc)
-        found = {}
+    found = _read(folder).packages
 
     def usual(facts: ExecutionFacts) -> Baseline | None:
         record = found.get(PackageKey.of(facts))
@@ -103,6 +109,14 @@ def read_typical(folder: Path) -> Callable[[ExecutionFacts], timedelta | None]:
         return baseline.typical if baseline is not None else None
 
     return typical
+
+
+def _read(folder: Path) -> Loaded:
+    try:
+        return read_history(folder) if (folder / NAME).exists() else Loaded()
+    except StorageError as exc:
+        log.warning("what ran before is not known: %s", exc)
+        return Loaded()
 
 
 def _our_stops(folder: Path) -> OurStops:

@@ -165,6 +165,7 @@ def _make_stopping(config: StopConfig, exporter: Exporter, metrics: StopMetrics,
         exporter=exporter,
         metrics=metrics,
         typical=keeping.history.typical,
+        was_seen=keeping.history.knows,
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from ssis_exporter.cli.keeping import read_typical
+from ssis_exporter.cli.keeping import read_known, read_typical
 from ssis_exporter.cli.stopping import Stopping
 from ssis_exporter.config import Config
 from ssis_exporter.errors import ConfigError
@@ -43,6 +43,7 @@ async def stopping(config: Config, folder: Path, *, writes: bool) -> AsyncIterat
             exporter=exporter,
             metrics=StopMetrics(registry),
             typical=await asyncio.to_thread(read_typical, folder),
+            was_seen=await asyncio.to_thread(read_known, folder),
             takes_up=False,
         )
         try:

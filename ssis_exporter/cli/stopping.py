@@ -62,6 +62,7 @@ class Stopping:
         exporter: Exporter,
         metrics: StopMetrics,
         typical: Callable[[ExecutionFacts], timedelta | None] = lambda _facts: None,
+        was_seen: Callable[[ExecutionKey], bool] = lambda _key: False,
         takes_up: bool = True,
     ) -> None:
         """`takes_up` False leaves what the ledger has open to the next `serve`."""
@@ -76,6 +77,7 @@ class Stopping:
             metrics=metrics,
             source_names=lambda: exporter.source_names,
             typical=typical,
+            was_seen=was_seen,
             silences=self._silenced,
             takes_up=takes_up,
         )

@@ -107,6 +107,15 @@ class RecordingSource(Source):
         del instance_id
         return ""
 
+    def has_record_of(self, instance_id: str) -> bool:
+        """
+        Whether there is or ever was a run of this name, as far as the record goes back. Raises `SourceError`.
+
+        A source that cannot look for one run says no: what ended is then known only to who saw it.
+        """
+        del instance_id
+        return False
+
 
 class StoppableSource(Source):
     """A source that can be asked to stop one run."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Self
 
-from ssis_exporter.errors import SourceError, SourceUnreachable, SsisExporterError, StopFailed
+from ssis_exporter.errors import SourceBroken, SourceError, SourceUnreachable, SsisExporterError, StopFailed
 from ssis_exporter.extras import need
 from ssis_exporter.model import (
     DataFlow,
@@ -152,6 +152,18 @@ class CatalogSource(RecordingSource, StoppableSource):
         deadline = self._deadline()
         with self._telling():
             return self._open(deadline).queries.first_error(int(instance_id), deadline)
+
+    def has_record_of(self, instance_id: str) -> bool:
+        """Asks for the one row. The catalog keeps it for its retention period, a year if nobody changed that."""
+        is_number = instance_id.isascii() and instance_id.isdecimal() and len(instance_id) <= len(str(LARGEST_ID))
+        if not is_number or int(instance_id) > LARGEST_ID:
+            return False
+        deadline = self._deadline()
+        with self._telling():
+            rows = self._open(deadline).queries.by_id([int(instance_id)], deadline, committed=True)
+            if any(row.is_open for row in rows):
+                raise SourceBroken(f"{self._about}: execution {instance_id} is open, and no look has shown it yet")
+            return bool(rows)
 
     def request_stop(self, execution: Execution) -> StopReply:
         """Calls `catalog.stop_operation`, after looking at the committed row in the same session."""
