@@ -567,6 +567,41 @@ def test_a_locked_row_that_vanishes_is_not_waited_for(made: Rig) -> None:
     assert [((), ()), ((), ())] == [(seen.executions, seen.ended) for seen in later]
 
 
+def test_a_locked_end_is_told_although_a_start_was_rolled_back(made: Rig, clock: Clock) -> None:
+    """
+    A run that nobody knew and that was locked when it was seen to have ended: its end, committed long after, is news
+    still when the newest ids are read again.
+    """
+    source = made.source()
+    source.snapshot()
+    number = made.estate.add()
+    made.estate.hold_lock(number, status=4, end_time=clock.now)
+    clock.pass_time(minutes=5)
+    ghost = made.estate.add()
+    assert [] == told(source.snapshot())
+    made.estate.delete(ghost)
+    made.estate.commit(number)
+    clock.pass_time(minutes=5)
+
+    assert [number] == told(source.snapshot())
+
+
+def test_while_newer_rows_are_unread_the_answer_is_a_lower_bound(made: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    After a long absence new runs are read over several looks; until all are, the answer says so.
+    """
+    source = made.source()
+    complete(source)
+    monkeypatch.setattr(look_module, "FILL_BUDGET", 0.0)
+    made.estate.fill(range(1, 1201), status=7)
+    newest = made.estate.add()
+    looks = [source.snapshot() for _ in range(4)]
+
+    assert [True, True, False, False] == [seen.incomplete for seen in looks]
+    assert [set(), set(), {newest}, {newest}] == [ids(seen) for seen in looks]
+    assert [*range(1, 1201)] == sorted(number for seen in looks for number in told(seen))
+
+
 def told(seen: Snapshot) -> list[int]:
     """The ids of the ends that a snapshot tells."""
     return sorted(int(end.facts.key.instance_id) for end in seen.ended)
