@@ -17,6 +17,7 @@ from ssis_exporter.model import Execution, Snapshot
 from ssis_exporter.sources.dts import DtsSource
 from tests.dts.assemblies import Gac, build
 from tests.dts.estate import QUICK, Estate, Package, settings, ticks
+from tests.dts.served import served, source_entry
 
 pytestmark = [
     pytest.mark.real,
@@ -47,13 +48,13 @@ def gac(tmp_path_factory: pytest.TempPathFactory) -> Gac:
 
 
 @contextmanager
-def living_in(zone: str) -> Iterator[ZoneInfo]:
+def clocks_of(zone: str) -> Iterator[None]:
     """This process, and the helpers that it starts, live in the zone."""
     before = os.environ.get("TZ")
     os.environ["TZ"] = zone
     time.tzset()
     try:
-        yield ZoneInfo(zone)
+        yield
     finally:
         if before is None:
             del os.environ["TZ"]
@@ -127,7 +128,8 @@ def test_a_night(gac: Gac, tmp_path: Path, zone: str, change: datetime, with_his
     A duration is never negative and never longer than the truth; it is right, or marked where nothing could decide:
     for runs that no look saw beginning. What was decided once stands, also after a restart with a history.
     """
-    with living_in(zone) as its_zone:
+    with clocks_of(zone):
+        its_zone = ZoneInfo(zone)
         night = Night(Estate(tmp_path, gac), its_zone, change, f"{zone} {change}")
         unwatched = {instance for instance, began in night.began.items() if began <= night.now + STEP}
         restarts = {timedelta(minutes=minutes) for minutes in ((100, 140, 172, 200) if FULL else (140,))}
@@ -156,3 +158,57 @@ def test_a_night(gac: Gac, tmp_path: Path, zone: str, change: datetime, with_his
     comes_twice = offset(its_zone, change - STEP) > offset(its_zone, change + STEP)
 
     assert with_history or bool(marked) == comes_twice
+
+
+CHANGED = timedelta(minutes=40)
+"""How long ago the clocks changed in the zones below."""
+
+AGES = (150, 70, 50, 25)
+"""In minutes; of the runs that are there before the exporter."""
+
+
+def zone_that_changed(now: datetime, *, to_summer: bool) -> str:
+    """A zone as POSIX writes it: an hour ahead of UTC in summer; the other change is half a year away."""
+
+    def rule(moment: datetime) -> str:
+        return f"{moment.timetuple().tm_yday - 1}/{moment:%H:%M:%S}"
+
+    # A rule names the clock that was in force before the change.
+    change = now - CHANGED if to_summer else now - CHANGED + timedelta(hours=1)
+    other = now + timedelta(days=180)
+    summer, winter = (change, other) if to_summer else (other, change)
+    return f"WWW0SSS-1,{rule(summer)},{rule(winter)}"
+
+
+@pytest.mark.parametrize("to_summer", [False, True], ids=["autumn", "spring"])
+def test_a_night_on_the_page(gac: Gac, tmp_path: Path, to_summer: bool) -> None:
+    """
+    The installed command, in a zone whose clocks changed 40 minutes ago. In autumn a run that was there before the
+    exporter, and that may have begun in either hour, is shown with the later start and marked; one that began under its
+    eyes is not, also after a restart. All other starts, and all in spring, are what they are.
+    """
+    (tmp_path / "estate").mkdir()
+    estate = Estate(tmp_path / "estate", gac)
+    zone = zone_that_changed(datetime.now(UTC), to_summer=to_summer)
+    with clocks_of(zone):
+
+        def begins(ago: timedelta = timedelta()) -> str:
+            local = datetime.fromtimestamp((datetime.now(UTC) - ago).timestamp())
+            return estate.add(Package("Load", start_ticks=ticks(local))).instance
+
+        runs = [begins(timedelta(minutes=age)) for age in AGES]
+        for is_restarted in (False, True):
+            with served(tmp_path, estate, source_entry(estate), env={"TZ": zone}) as exporter:
+                exporter.wait_until_up()
+                if not is_restarted:
+                    runs.append(begins())
+                page = exporter.scrape()
+                assert 0 == exporter.serving.stop()
+            seconds = page.values("ssis_package_execution_duration_seconds", "local")
+            marked = page.values("ssis_package_execution_start_uncertain", "local").keys()
+
+            # 50 minutes ago is told as in 10 minutes' time, where the later hour is meant: so it is not.
+            told = AGES if to_summer else (150, 10, 50, 25)
+            assert [*told, 0] == [round(seconds[run] / 60) for run in runs]
+            assert (set() if to_summer else {runs[1], runs[3]}) == marked
+            assert min(seconds.values()) >= 0

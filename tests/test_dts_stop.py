@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,31 +14,19 @@ from ssis_exporter.ledgerrows import Event, EventKind
 from ssis_exporter.model import StopOutcome
 from tests.dts.assemblies import Gac, build
 from tests.dts.estate import Estate, Package
-from tests.dts.served import Served, served, source_entry
-from tests.stack import LOOPBACK, Alertmanager, fetch, free_port, wait_until
+from tests.dts.served import Served, Webhook, nomination, served, source_entry
+from tests.stack import Alertmanager, wait_until
 
 pytestmark = pytest.mark.real
-
-TOKEN = "c0ffee5eed0fd1e70ad57001bad1dea5"
-
-STOP = """
-stop:
-  mode: armed
-  listen_address: 127.0.0.1:{port}
-  token_files: [stop.token]
-  rules:
-    - match: {{source: local, package_name: Load}}
-      action: stop
-"""
 
 ALERTMANAGER = """
 route: {{receiver: ssis-stop, group_by: ['...'], group_wait: 0s, group_interval: 1s, repeat_interval: 1h}}
 receivers:
   - name: ssis-stop
     webhook_configs:
-      - url: http://127.0.0.1:{port}/webhook/alertmanager
+      - url: {webhook.url}
         max_alerts: 0
-        http_config: {{authorization: {{credentials_file: {token_file}}}}}
+        http_config: {{authorization: {{credentials_file: {webhook.token_file}}}}}
 """
 
 
@@ -64,16 +51,13 @@ class Stoppable:
     def __init__(self, folder: Path, estate: Estate) -> None:
         self.folder = folder
         self.estate = estate
-        self.port = free_port()
-        self.token_file = folder / "stop.token"
-        self.token_file.write_text(TOKEN + "\n")
-        self.token_file.chmod(0o600)
+        self.webhook = Webhook(folder)
 
     @contextmanager
     def serve(self) -> Iterator[Served]:
         """The exporter, ready to be asked."""
         entry = source_entry(self.estate, time_limit="20s")
-        with served(self.folder, self.estate, entry, more=STOP.format(port=self.port)) as exporter:
+        with served(self.folder, self.estate, entry, more=self.webhook.config) as exporter:
             exporter.wait_until_up()
             yield exporter
 
@@ -85,38 +69,6 @@ class Stoppable:
         """What became of the nominations."""
         return [event.outcome for event in self.events() if event.outcome is not None]
 
-    def send(self, target: Package) -> None:
-        """The webhook's message for one run, as an Alertmanager sends it."""
-        alert = nomination(target) | {"status": "firing", "fingerprint": "0123456789abcdef", "endsAt": ""}
-        alert["endsAt"] = "0001-01-01T00:00:00Z"
-        body = {
-            "version": "4",
-            "groupKey": "{}",
-            "truncatedAlerts": 0,
-            "status": "firing",
-            "receiver": "ssis-stop",
-            "groupLabels": {},
-            "commonLabels": {},
-            "commonAnnotations": {},
-            "externalURL": "",
-            "alerts": [alert],
-        }
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}
-        fetch(f"http://{LOOPBACK}:{self.port}/webhook/alertmanager", data=json.dumps(body).encode(), headers=headers)
-
-
-def nomination(target: Package) -> dict[str, object]:
-    """An alert that names one run."""
-    labels = {
-        "alertname": "SSISRunawayPackage",
-        "ssis_action": "stop",
-        "source": "local",
-        "instance_id": target.instance,
-        "package_name": target.name,
-    }
-    now = datetime.now(UTC)
-    return {"labels": labels, "annotations": {}, "startsAt": now.isoformat(), "generatorURL": ""}
-
 
 def test_alertmanager_stops_one_of_twenty(tmp_path: Path, estate: Estate) -> None:
     """
@@ -126,7 +78,7 @@ def test_alertmanager_stops_one_of_twenty(tmp_path: Path, estate: Estate) -> Non
     target = packages[13]
     assert target.process is not None
     stoppable = Stoppable(tmp_path, estate)
-    config = ALERTMANAGER.format(port=stoppable.port, token_file=stoppable.token_file)
+    config = ALERTMANAGER.format(webhook=stoppable.webhook)
     with stoppable.serve() as exporter, Alertmanager(tmp_path / "alertmanager", config) as alertmanager:
         alert = nomination(target) | {"endsAt": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}
         alertmanager.send(alert)
@@ -155,7 +107,7 @@ def test_an_exporter_that_is_killed_while_asking_never_asks_again(
     stoppable = Stoppable(tmp_path, estate)
     with stoppable.serve() as exporter:
         estate.faults(fault)
-        stoppable.send(target)
+        stoppable.webhook.stop(target)
         wait_until(lambda: EventKind.REQUESTED in {event.kind for event in stoppable.events()}, "the request on disk")
         if stops:
             wait_until(estate.stops, "the request itself")
@@ -165,16 +117,16 @@ def test_an_exporter_that_is_killed_while_asking_never_asks_again(
         exporter.serving.process.wait(30)
     estate.faults()
     with stoppable.serve() as exporter:
-        stoppable.send(target)
+        stoppable.webhook.stop(target)
         wait_until(
             lambda: EventKind.ASKED in {event.kind for event in stoppable.events()}, "what the next one made of it"
         )
-        stoppable.send(target)
+        stoppable.webhook.stop(target)
         assert {target.instance, other.instance} == exporter.scrape().runs("local").keys()
         estate.packages.remove(target)
         estate.write()
         wait_until(stoppable.outcomes, "its outcome")
-        stoppable.send(target)
+        stoppable.webhook.stop(target)
 
     assert [target.instance] * stops == estate.stops()
     assert [StopOutcome.STOPPED] == stoppable.outcomes()

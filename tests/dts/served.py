@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.dts.estate import Estate
+from tests.dts.estate import Estate, Package
 from tests.installed import Serving
-from tests.stack import wait_until
+from tests.stack import LOOPBACK, fetch, free_port, wait_until
 
 RUN_METRICS = "ssis_package_execution_"
+
+TOKEN = "c0ffee5eed0fd1e70ad57001bad1dea5"
+
+STOP = """
+stop:
+  mode: armed
+  listen_address: 127.0.0.1:{port}
+  token_files: [stop.token]
+  breaker: {{stops: 1000, window: 10m}}
+  rules:
+    - match: {{source: local, package_name: "*"}}
+      action: stop
+"""
 
 
 class Page:
@@ -38,6 +54,14 @@ class Page:
             if sample.name == name and sample.labels["source"] == source
         }
 
+    def values(self, name: str, source: str) -> dict[str, float]:
+        """The values of every run of a source, by instance."""
+        return {
+            sample.labels["instance_id"]: sample.value
+            for sample in self.samples
+            if sample.name == name and sample.labels["source"] == source
+        }
+
     def has_run_metrics(self, source: str) -> bool:
         """Whether anything at all is said of a run of the source."""
         return any(
@@ -51,10 +75,14 @@ class Served:
     def __init__(self, serving: Serving) -> None:
         self.serving = serving
         self.process = psutil.Process(serving.process.pid)
+        self.shares: list[float] = []
+        """Of its deadline that each scrape took."""
 
     def scrape(self, seconds: float = 10) -> Page:
         """As Prometheus does."""
+        began = time.monotonic()
         answer = self.serving.get("/metrics", headers={"X-Prometheus-Scrape-Timeout-Seconds": str(seconds)})
+        self.shares.append((time.monotonic() - began) / seconds)
         assert 200 == answer.status
         return Page(answer.text)
 
@@ -73,6 +101,49 @@ class Served:
     def belongings(self) -> tuple[int, int, int]:
         """Processes, threads and descriptors."""
         return len(self.helpers()), self.process.num_threads(), self.process.num_fds()
+
+
+class Webhook:
+    """The part of a configuration in `folder` by which runs may be stopped, and what asks for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"http://{LOOPBACK}:{self.port}/webhook/alertmanager"
+        self.config = STOP.format(port=self.port)
+        self.token_file = folder / "stop.token"
+        self.token_file.write_text(TOKEN + "\n")
+        self.token_file.chmod(0o600)
+
+    def stop(self, target: Package) -> None:
+        """The message for one run, as an Alertmanager sends it."""
+        more = {"status": "firing", "fingerprint": "0123456789abcdef", "endsAt": "0001-01-01T00:00:00Z"}
+        body = {
+            "version": "4",
+            "groupKey": "{}",
+            "truncatedAlerts": 0,
+            "status": "firing",
+            "receiver": "ssis-stop",
+            "groupLabels": {},
+            "commonLabels": {},
+            "commonAnnotations": {},
+            "externalURL": "",
+            "alerts": [nomination(target) | more],
+        }
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}
+        fetch(self.url, data=json.dumps(body).encode(), headers=headers)
+
+
+def nomination(target: Package) -> dict[str, object]:
+    """An alert that names one run."""
+    labels = {
+        "alertname": "SSISRunawayPackage",
+        "ssis_action": "stop",
+        "source": "local",
+        "instance_id": target.instance,
+        "package_name": target.name,
+    }
+    now = datetime.now(UTC)
+    return {"labels": labels, "annotations": {}, "startsAt": now.isoformat(), "generatorURL": ""}
 
 
 def source_entry(estate: Estate, name: str = "local", **keys: object) -> str:
