@@ -122,6 +122,9 @@ class StopConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     max_runs_per_message: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
     request_ttl: timedelta = timedelta(minutes=15)
+    confirm_timeout: timedelta = timedelta(minutes=5)
+    """How long after a request it is looked whether the run is gone."""
+
     breaker: BreakerConfig = BreakerConfig()
     entries: tuple[RuleConfig, ...] = msgspec.field(default=(), name="rules")
 
@@ -160,6 +163,8 @@ class StopConfig(msgspec.Struct, frozen=True, kw_only=True):
             _check_url(self.alertmanager_url)
         if self.request_ttl < timedelta(seconds=1):
             raise ValueError('"request_ttl" must be at least 1s')
+        if self.confirm_timeout < timedelta(seconds=1):
+            raise ValueError('"confirm_timeout" must be at least 1s')
         longest = max((rule.grace for rule in self.rules), default=timedelta())
         if longest >= self.request_ttl:
             raise ValueError(

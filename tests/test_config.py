@@ -72,6 +72,7 @@ def test_everything_that_can_be_configured_arrives() -> None:
     assert "http://127.0.0.1:9093" == found.stop.alertmanager_url
     assert 5 == found.stop.max_runs_per_message
     assert timedelta(minutes=20) == found.stop.request_ttl
+    assert timedelta(minutes=30) == found.stop.confirm_timeout
     assert BreakerConfig(stops=2, window=timedelta(minutes=5)) == found.stop.breaker
     assert (
         Rule(match=Match(package_name="Payroll*"), action=Action.NEVER),

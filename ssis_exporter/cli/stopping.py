@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import msgspec
 from ssis_exporter.addresses import Address
 from ssis_exporter.admission import Admission
 from ssis_exporter.certificates import ServerTls
+from ssis_exporter.config import SourceConfig
 from ssis_exporter.control import Control
 from ssis_exporter.credentials import Tokens
 from ssis_exporter.errors import ConfigError, ListenError, StorageError
@@ -32,8 +33,15 @@ from ssis_exporter.webhook import LIMITS, WebhookMetrics, make_admission, make_t
 log = logging.getLogger(__name__)
 
 
-def stop_settings(config: StopConfig | None) -> StopSettings:
-    """The settings of a section `stop`; without one, everything is refused."""
+LOOK_TIMEOUT = timedelta(seconds=30)
+"""How long one look, or one request to a source, is waited for at least."""
+
+LOOK_FACTOR = 3
+"""Times the time limit of the slowest source: a look may wait behind one that runs, and may have to connect first."""
+
+
+def stop_settings(config: StopConfig | None, sources: Iterable[SourceConfig] = ()) -> StopSettings:
+    """The settings of a section `stop`, for these sources; without one, everything is refused."""
     if config is None:
         return StopSettings(mode=StopMode.OFF)
     return StopSettings(
@@ -42,6 +50,8 @@ def stop_settings(config: StopConfig | None) -> StopSettings:
         breaker=Breaker(stops=config.breaker.stops, window=config.breaker.window),
         max_runs_per_message=config.max_runs_per_message,
         request_ttl=config.request_ttl,
+        confirm_timeout=config.confirm_timeout,
+        look_timeout=max([LOOK_TIMEOUT, *(LOOK_FACTOR * source.settings.time_limit for source in sources)]),
     )
 
 
@@ -67,10 +77,11 @@ class Stopping:
     ) -> None:
         """`takes_up` False leaves what the ledger has open to the next `serve`."""
         self._config: StopConfig | None = config
+        self._exporter = exporter
         self._started_with = config
         self._ledger = Ledger(storage, metrics=storage_metrics)
         self.stopper = Stopper(
-            stop_settings(config),
+            stop_settings(config, exporter.config.sources),
             ledger=self._ledger,
             hold=Hold(storage.folder),
             worker=exporter.worker,
@@ -126,7 +137,7 @@ class Stopping:
 
     def reconfigure(self, config: StopConfig | None) -> None:
         """Puts a new section `stop` in force; what cannot change while it runs is told."""
-        self.stopper.reconfigure(stop_settings(config))
+        self.stopper.reconfigure(stop_settings(config, self._exporter.config.sources))
         self._config = config
         if config is None:
             log.warning("the section stop is gone: everything is refused from now on")
