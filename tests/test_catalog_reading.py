@@ -634,6 +634,24 @@ def test_an_id_whose_first_run_had_ended_may_be_given_out_again(made: Rig, clock
     assert [] == told(source.snapshot())
 
 
+def test_a_run_that_began_again_in_a_restored_catalog_is_told(made: Rig, clock: Clock) -> None:
+    """
+    It was open when it was last seen, its row is that of another run now, and it ended since: no end of it was told.
+    """
+    number, other = made.estate.add(), made.estate.add()
+    source = made.source()
+    source.snapshot()
+    clock.pass_time(minutes=5)
+    made.server.restore(other)
+    made.estate.set(number, start_time=clock.now)
+    clock.pass_time(minutes=5)
+    made.estate.end(number, 4)
+
+    seen = complete(source)
+
+    assert ({other}, [number]) == (ids(seen), told(seen))
+
+
 def test_a_start_that_was_rolled_back_tells_no_old_end(made: Rig, clock: Clock) -> None:
     """
     The newest ids are read again then; what ended before, or before the first look, stays told or untold.
