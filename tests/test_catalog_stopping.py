@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -12,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from ssis_exporter.ledger import read_events
+from ssis_exporter.ledgerrows import Event
 from ssis_exporter.model import StopOutcome
 from ssis_exporter.sources.catalog.patience import Patience
 from ssis_exporter.sources.catalog.settings import Credentials
 from tests.catalogs import Rig, make_estate, rig, statuses
+from tests.installed import COMMAND
 from tests.stack import LOOPBACK, Alertmanager, Program, free_port, wait_until
 from tests.stopping import InlineWorker, Scene, play
 from tests.tds.server import ntlm_users
@@ -198,6 +199,7 @@ stop:
   listen_address: 127.0.0.1:{webhook}
   token_files: [stop.token]
   breaker: {stops: 100, window: 10m}
+  confirm_timeout: 3s
   rules:
     - match: {package_name: "Runaway*"}
       action: stop
@@ -219,18 +221,21 @@ receivers:
           authorization: {credentials_file: {token}}
 """
 
-# By number: what the procedure answers for the run of that id, and the outcome; those that wait for a confirmation in
-# vain (minutes) are tested above, on a clock that is moved.
-ANSWERS = {
+FAILS = (
+    *(27100, 27103, 27105, 27112, 27123, 27124, 27125, 27130, 27131, 27133),
+    *(27139, 27143, 27153, 27195, 27218, 27219, 229, 50000),
+)
+"""Errors after which a run that still runs was not stopped."""
+
+# By execution id: the error that the procedure answers with, and the outcome.
+ANSWERS: dict[int, tuple[int | None, StopOutcome]] = {
     1: (None, StopOutcome.STOPPED),
-    2: (27103, StopOutcome.FAILED),
-    3: (27105, StopOutcome.FAILED),
-    4: (27123, StopOutcome.FAILED),
-    5: (27143, StopOutcome.FAILED),
-    6: (27153, StopOutcome.FAILED),
-    7: (27219, StopOutcome.FAILED),
-    8: (229, StopOutcome.FAILED),
+    2: (27126, StopOutcome.UNCONFIRMED),
+    3: (27124, StopOutcome.ALREADY_ENDED),
+    4: (27105, StopOutcome.ALREADY_ENDED),
+    **{number: (error, StopOutcome.FAILED) for number, error in enumerate(FAILS, 10)},
 }
+ENDS_MEANWHILE = {3, 4}
 
 
 def filled(template: str, **values: object) -> str:
@@ -242,13 +247,16 @@ def filled(template: str, **values: object) -> str:
 @pytest.mark.real
 def test_from_a_real_alertmanager_each_answer_has_its_own_outcome(made: Rig, tmp_path: Path) -> None:
     """
-    Serve as installed, eight alerts of a real Alertmanager, eight answers of the server: the ledger tells each apart.
+    Serve as installed, an alert of a real Alertmanager for each answer of the server: the ledger tells each apart, by
+    its number and its sentence.
     """
     for number, (error, _) in ANSWERS.items():
         made.estate.add(number, package_name=f"Runaway{number}.dtsx", start_time=datetime(2026, 1, 1, tzinfo=UTC))
         if error is not None:
             made.server.stop_operation.raises_for[number] = error
     made.estate.add(99, package_name="Runaway99.dtsx")
+    procedure = made.server.stop_operation
+    procedure.before = lambda number: made.estate.end(number) if number in ENDS_MEANWHILE else None
     webhook, metrics = free_port(), free_port()
     token = tmp_path / "stop.token"
     token.write_text(TOKEN)
@@ -256,7 +264,7 @@ def test_from_a_real_alertmanager_each_answer_has_its_own_outcome(made: Rig, tmp
     config = filled(CONFIG, port=made.server.port, user=ACCOUNT, webhook=webhook)
     (tmp_path / "ssis_exporter.yml").write_text(config)
     command = [
-        *(sys.executable, "-m", "ssis_exporter", "serve", "--config.file", "ssis_exporter.yml"),
+        *(str(COMMAND), "serve", "--config.file", "ssis_exporter.yml"),
         *("--storage.path", "state", "--log.level", "debug", "--web.listen-address", f"{LOOPBACK}:{metrics}"),
     ]
     with ExitStack() as stack:
@@ -269,19 +277,21 @@ def test_from_a_real_alertmanager_each_answer_has_its_own_outcome(made: Rig, tmp
             labels = {"alertname": "Runaway", "ssis_action": "stop", "source": "sql01", "instance_id": str(number)}
             alertmanager.send({"labels": labels, "startsAt": datetime.now(UTC).isoformat()})
 
-        def told() -> dict[int, StopOutcome]:
-            return {
-                int(event.key.instance_id): event.outcome
-                for event in read_events(tmp_path / "state")
-                if event.outcome is not None
-            }
+        def told() -> dict[int, Event]:
+            events = read_events(tmp_path / "state")
+            return {int(event.key.instance_id): event for event in events if event.outcome is not None}
 
         wait_until(lambda: len(told()) == len(ANSWERS), "an outcome for each")
         found = told()
         output = exporter.output()
 
-    assert {number: expected for number, (_, expected) in ANSWERS.items()} == found
-    assert sorted(ANSWERS) == sorted(call for call in made.server.stop_operation.calls if call is not None)
+    assert {number: outcome for number, (_, outcome) in ANSWERS.items()} == {
+        number: event.outcome for number, event in found.items()
+    }
+    failed = {error: found[number].text for number, (error, outcome) in ANSWERS.items() if outcome == "failed"}
+    assert len(FAILS) == len(set(failed.values()))
+    assert [] == [(error, text) for error, text in failed.items() if str(error) not in text]
+    assert set(ANSWERS) == set(procedure.calls)
     assert 2 == made.estate.get(99)["status"]  # type: ignore[index]
     assert TOKEN not in output
     assert "secret" not in output.replace("<secret>", "")
