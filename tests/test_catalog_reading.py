@@ -693,6 +693,29 @@ def test_ends_of_another_past_are_not_told(made: Rig, clock: Clock) -> None:
     assert [later] == told(source.snapshot())
 
 
+def test_what_ended_before_the_first_look_stays_past_when_reading_anew_was_cut_off(made: Rig) -> None:
+    """
+    A failover, and two looks at it of which the first failed half-way: which ids were known is not forgotten.
+    """
+    past, open_run = made.estate.add(status=7), made.estate.add()
+    source = made.source()
+    source.snapshot()
+    made.estate.server_name = "SQL02"
+
+    def fail_once(text: str) -> None:
+        if text.startswith("SELECT e.execution_id FROM"):
+            made.server.before_each = None
+            made.server.faults.errors = [(1205, 1)]
+
+    made.server.before_each = fail_once
+    with pytest.raises(SourceTimeout):
+        source.snapshot()
+    seen = source.snapshot()
+
+    assert ({open_run}, []) == (ids(seen), told(seen))
+    assert past < open_run
+
+
 def test_a_later_life_goes_on_below_the_bookmark(made: Rig) -> None:
     """
     A row of a lower id that was written, and ended, while the exporter was off is told.
