@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssis_exporter.errors import IdentityUnknown, NoSuchExecution, SourceUnreachable, StopFailed
+from ssis_exporter.errors import IdentityUnknown, NoSuchExecution, SourceBroken, SourceUnreachable, StopFailed
 from ssis_exporter.model import (
     EndedExecution,
     Execution,
@@ -386,6 +386,25 @@ def test_a_second_demo_uses_no_id_of_the_first() -> None:
 
     assert ids
     assert not ids & again
+
+
+def test_the_record_knows_what_ever_ran() -> None:
+    """
+    What ended, also before the demo began, is known; an id that was never given is not; an open one is for a look.
+    """
+    clock = Clock()
+    source = make_demo(clock)
+    ids = [run.key.instance_id for seen in looks(source, clock, every=600, times=30) for run in seen.executions]
+    past, _ = source.past("")
+    known = {run.key.instance_id for run in source.snapshot().executions}
+
+    assert all(source.has_record_of(instance_id) for instance_id in ids if instance_id not in known)
+    assert all(source.has_record_of(run.facts.key.instance_id) for run in past)
+    newest = max(map(int, known))
+    for instance_id in (str(newest + 100_000), "1", "0", "", "x", "-1", "9" * 5000):
+        assert not source.has_record_of(instance_id)
+    with pytest.raises(SourceBroken, match="is open, and no look has shown it yet"):
+        source.has_record_of(min(known))
 
 
 def test_speed_makes_life_shorter() -> None:

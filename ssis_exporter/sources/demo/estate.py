@@ -82,6 +82,10 @@ class Estate:
             runs.append(Run(number, package, replace(plan, ends=plan.started + length)))
         return runs
 
+    def has_made(self, number: int) -> bool:
+        """Whether there is or was a run of this number."""
+        return 0 <= number < self._made or -1 - len(self.packages) * PAST_RUNS <= number < -1
+
     def _create(self, index: int, moment: float) -> None:
         package = self.packages[index]
         numbers = self._streams[index]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 import msgspec
 
-from ssis_exporter.errors import IdentityUnknown, NoSuchExecution, SourceUnreachable, StopFailed
+from ssis_exporter.errors import IdentityUnknown, NoSuchExecution, SourceBroken, SourceUnreachable, StopFailed
 from ssis_exporter.model import (
     DataFlow,
     EndedExecution,
@@ -153,6 +153,14 @@ class DemoSource(RecordingSource, StoppableSource):
         """What a package says when it fails."""
         return f"Data Flow Task: the destination refused a row of run {instance_id} (made up)"
 
+    def has_record_of(self, instance_id: str) -> bool:
+        """The made-up record forgets nothing."""
+        estate = self._let_time_pass()
+        number = self._number(instance_id)
+        if number in estate.open:
+            raise SourceBroken(f"{self.name}: run {instance_id} is open, and no look has shown it yet")
+        return number is not None and estate.has_made(number)
+
     def request_stop(self, execution: Execution) -> StopReply:
         """Asks; most runs end a few (simulated) seconds later, one in ten stays `stopping` for long."""
         estate = self._let_time_pass()
@@ -203,10 +211,8 @@ class DemoSource(RecordingSource, StoppableSource):
 
     def _find(self, estate: Estate, execution: Execution) -> Run:
         instance_id = execution.key.instance_id
-        # int() takes more than we write, and refuses very long ones in a way of its own.
-        is_ours = instance_id.isdecimal() and len(instance_id) < 20
-        number = int(instance_id) - self._first_id if is_ours else -1
-        run = estate.open.get(number)
+        number = self._number(instance_id)
+        run = estate.open.get(number) if number is not None else None
         if run is None:
             raise NoSuchExecution(f"{self.name}: no run {instance_id}")
         facts = self._remember(run, estate.now).facts
@@ -214,6 +220,11 @@ class DemoSource(RecordingSource, StoppableSource):
         if execution.facts not in (facts, replace(facts, started_at=None, process_id=None)):
             raise IdentityUnknown(f"{self.name}: run {instance_id} is not the one that was meant")
         return run
+
+    def _number(self, instance_id: str) -> int | None:
+        # int() takes more than we write, and refuses very long ones in a way of its own.
+        is_ours = instance_id.isdecimal() and len(instance_id) < 20
+        return int(instance_id) - self._first_id if is_ours else None
 
     def _clock(self, simulated: float) -> datetime:
         return self._origin + timedelta(seconds=simulated / self._settings.speed)
