@@ -29,6 +29,9 @@ PATH = "/webhook/alertmanager"
 DECIDE_SECONDS = 5.0
 """How long writing the ledger may take. Alertmanager's other cluster members wait 15 s before they send it, too."""
 
+MOST_UNDECIDED = 32
+"""Messages that may wait for the ledger, those included whose sender was told to send them again."""
+
 LIMITS = Limits(head_seconds=5.0, body_seconds=15.0, max_connections=128)
 """The handler answers 408 after its own limit; the listener's is for peers that do not even read that."""
 
@@ -122,7 +125,7 @@ def make_webhook_application(
     decider: Decider, admission: Admission, metrics: WebhookMetrics, *, decide_seconds: float = DECIDE_SECONDS
 ) -> Application:
     """The application of the webhook's own listener: one path, everything else is 404."""
-    given = {"decider": decider, "metrics": metrics, "decide_seconds": decide_seconds}
+    given = {"decider": decider, "metrics": metrics, "decide_seconds": decide_seconds, "undecided": set()}
     return make_careful_application(admission, [(PATH, AlertmanagerHandler, given)])
 
 
@@ -130,10 +133,16 @@ class AlertmanagerHandler(CarefulHandler):
     """`POST /webhook/alertmanager`."""
 
     def initialize(  # type: ignore[override]
-        self, admission: Admission, decider: Decider, metrics: WebhookMetrics, decide_seconds: float
+        self,
+        admission: Admission,
+        decider: Decider,
+        metrics: WebhookMetrics,
+        decide_seconds: float,
+        undecided: set[asyncio.Future[list[Became]]],
     ) -> None:
         """Called by Tornado for each request."""
         super().initialize(admission)
+        self._undecided = undecided
         self._decide_seconds = decide_seconds
         self._decider = decider
         self._metrics = metrics
@@ -145,11 +154,18 @@ class AlertmanagerHandler(CarefulHandler):
             log.info("a message from %s was refused: %s", self.request.remote_ip, message.sentence)
             self.refuse(HTTPStatus(message.code), message.sentence)
             return
+        if len(self._undecided) >= MOST_UNDECIDED:
+            log.error("nothing was decided: %d messages wait for the ledger already", MOST_UNDECIDED)
+            self.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "the ledger is slow; send it again")
+            return
         chosen = select(message)
+        deciding = asyncio.ensure_future(_decide(self._decider, chosen))
+        self._undecided.add(deciding)
+        deciding.add_done_callback(self._decided)
         try:
             async with asyncio.timeout(self._decide_seconds):
                 # What was begun goes on: when it comes again, it is found in the ledger.
-                became = await asyncio.shield(_decide(self._decider, chosen))
+                became = await asyncio.shield(deciding)
         except StorageError as exc:
             log.error("nothing was decided, Alertmanager will send it again: %s", exc)  # noqa: TRY400 - an operator's case
             self.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "the ledger cannot be written; send it again")
@@ -172,6 +188,12 @@ class AlertmanagerHandler(CarefulHandler):
                 "truncated": message.truncated,
             },
         )
+
+    def _decided(self, decided: asyncio.Future[list[Became]]) -> None:
+        self._undecided.discard(decided)
+        if not decided.cancelled() and decided.exception() is not None:
+            # Who still waits for it tells it; nobody does where it came too late.
+            log.debug("a message came to: %s", decided.exception())
 
     def _count(self, message: AlertMessage, chosen: Sequence[Selected]) -> None:
         self._metrics.truncated.inc(message.truncated)

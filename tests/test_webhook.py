@@ -19,6 +19,7 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
+from ssis_exporter import webhook as webhook_module
 from ssis_exporter.addresses import Address
 from ssis_exporter.admission import MAX_BODIES_BYTES
 from ssis_exporter.credentials import Failures, Tokens, bearer
@@ -263,6 +264,39 @@ def test_a_ledger_that_is_slow_is_503(config: StopConfig) -> None:
 
     assert 503 == answer.status
     assert b"the ledger is slow; send it again\n" == answer.body
+
+
+def test_a_ledger_that_hangs_piles_nothing_up(config: StopConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    What is sent again and again while nothing can be decided is turned away at once, and not kept.
+    """
+    monkeypatch.setattr(webhook_module, "MOST_UNDECIDED", 3)
+
+    class Hangs(FakeDecider):
+        def __init__(self) -> None:
+            super().__init__()
+            self.begun = 0
+            self.may_go_on: asyncio.Event | None = None
+
+        async def submit(self, nominations: Sequence[Nomination]) -> list[Decision]:
+            self.begun += 1
+            self.may_go_on = self.may_go_on or asyncio.Event()
+            await self.may_go_on.wait()
+            raise StorageError("it failed after all")
+
+    metrics = WebhookMetrics(CollectorRegistry())
+    decider = Hangs()
+    application = make_webhook_application(decider, make_admission(config, metrics), metrics, decide_seconds=0.05)
+    with serving(application) as served:
+        slow = [Answer.parse(served.ask(request(body()))).status for _ in range(10)]
+        assert 3 == decider.begun
+        assert decider.may_go_on is not None
+        served.thread.call(decider.may_go_on.set)
+        after = Answer.parse(served.ask(request(body())))
+
+    assert [503] * 10 == slow
+    assert b"the ledger cannot be written; send it again\n" == after.body
+    assert 4 == decider.begun
 
 
 def test_what_nobody_foresaw_is_500_without_a_word(hook: Webhook, caplog: pytest.LogCaptureFixture) -> None:
