@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from ssis_exporter.errors import StorageError, TooManyPending
+from ssis_exporter.errors import StorageDamaged, StorageError, TooManyPending
 from ssis_exporter.ledgerclock import WAITS_IN_GRACE, LedgerClock
 from ssis_exporter.ledgerrows import (
     SCHEMA,
@@ -45,6 +45,9 @@ MOST_PENDING = 200
 
 MOST_BELIEFS = 16
 """Nominations of one run, while it is worked on, that may believe different things of it; all of them are judged."""
+
+
+_SOUND = "{} is not damaged, so it was not set aside"
 
 
 class RowMoved(Exception):
@@ -91,19 +94,27 @@ class Ledger:
         """Makes or checks the file; harmless when it is open."""
         await self.database.open()
         if not self.ours.is_loaded:
-            await self._write(self.ours.load)
+            await self.database.read(self.ours.load)
 
     async def probe(self) -> None:
         """Writes without changing anything, to know whether it can be written to."""
         await self._write(lambda connection: connection.execute(f"PRAGMA user_version = {len(SCHEMA)}"))
 
     async def acknowledge_damage(self) -> Path | None:
-        """Sets the file aside and begins a new one; returns where the old one is kept."""
-        return await self.database.set_aside()
+        """
+        Sets a damaged file aside and begins a new one; returns where the old one is kept.
+
+        One that is sound keeps what it knows: whom it forgot could be asked again, and a breaker would be empty.
+        """
+        try:
+            await self.probe()
+        except StorageDamaged:
+            return await self.database.set_aside()
+        raise StorageError(_SOUND.format(self.database.path))
 
     async def mark(self) -> None:
         """Writes down how much time has passed, so that no later start takes it for less."""
-        await self._write(lambda _: None)
+        await self._write(self._clock.mark)
 
     async def close(self) -> None:
         """Closes the file; may be called twice."""
@@ -274,11 +285,14 @@ class Ledger:
         return moved
 
     async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """One transaction; each also keeps how much time has passed."""
+        """One transaction; where it changes anything, it also keeps how much time has passed."""
 
         def whole(connection: sqlite3.Connection) -> T:
-            self._clock.mark(connection)
-            return work(connection)
+            before = connection.total_changes
+            result = work(connection)
+            if connection.total_changes != before:
+                self._clock.mark(connection)
+            return result
 
         return await self.database.write(whole)
 
@@ -359,14 +373,20 @@ class Follower:
 
 def acknowledge_damage(folder: Path, now: datetime) -> Path | None:
     """
-    Sets the ledger of a folder aside while no `serve` runs; the next one begins a new one. Blocks.
+    Sets the damaged ledger of a folder aside while no `serve` runs; the next one begins a new one. Blocks.
 
-    Returns where it is kept, None when there was none. Raises `StorageInUse` while a `serve` runs, `StorageError`.
+    Returns where it is kept, None when there was none. Raises `StorageInUse` while a `serve` runs, `StorageError`, also
+    for one that is sound.
     """
     storage = Storage(folder)
     storage.claim()
+    path = folder / NAME
     try:
-        return set_aside(folder / NAME, now)
+        if path.exists():
+            with contextlib.suppress(StorageDamaged):
+                open_read_only(path, SCHEMA).close()
+                raise StorageError(_SOUND.format(path))
+        return set_aside(path, now)
     finally:
         storage.release()
 

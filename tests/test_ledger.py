@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import pytest
 
-from ssis_exporter.errors import StorageInUse
+from ssis_exporter.errors import StorageError, StorageInUse
 from ssis_exporter.ledger import Ledger, RowMoved, acknowledge_damage, read_events
 from ssis_exporter.ledgerclock import LedgerClock
 from ssis_exporter.ledgerrows import Door, Row
@@ -294,6 +294,35 @@ def test_no_request_without_room_whatever_was_reserved(tmp_path: Path) -> None:
     with_ledger(tmp_path, work, time)
 
 
+def test_a_sound_ledger_is_not_set_aside(tmp_path: Path) -> None:
+    """
+    Whom it forgot could be asked once more, and the breaker would be empty.
+    """
+
+    async def work(ledger: Ledger) -> None:
+        row = await requested(ledger)
+        with pytest.raises(StorageError, match="is not damaged, so it was not set aside"):
+            await ledger.acknowledge_damage()
+        assert row == await ledger.find(row.key)
+
+    with_ledger(tmp_path, work)
+
+
+def test_nothing_is_written_for_a_veto_that_meets_nothing(tmp_path: Path) -> None:
+    """
+    A message may resolve a thousand alerts whose runs were never nominated: each would wait for the disk.
+    """
+
+    async def work(ledger: Ledger) -> None:
+        await nominated(ledger)
+        before = (tmp_path / "ledger.sqlite-wal").stat().st_size
+        for number in range(20):
+            assert await ledger.veto(ExecutionKey("local", f"other {number}"), "", ended_at=None, at=NOW) is None
+        assert before == (tmp_path / "ledger.sqlite-wal").stat().st_size
+
+    with_ledger(tmp_path, work)
+
+
 def test_acknowledging_needs_that_no_exporter_runs(tmp_path: Path) -> None:
     """
     The command sets a file aside only when nobody works with it.
@@ -305,6 +334,9 @@ def test_acknowledging_needs_that_no_exporter_runs(tmp_path: Path) -> None:
             acknowledge_damage(tmp_path, NOW)
 
     with_ledger(tmp_path, work)
+    with pytest.raises(StorageError, match="is not damaged, so it was not set aside"):
+        acknowledge_damage(tmp_path, NOW)
+    (tmp_path / "ledger.sqlite").write_bytes(b"")
     kept = acknowledge_damage(tmp_path, NOW)
 
     assert "ledger.sqlite.damaged-20261122T220000000000Z" == (kept.name if kept is not None else None)
