@@ -716,6 +716,26 @@ def test_what_ended_before_the_first_look_stays_past_when_reading_anew_was_cut_o
     assert past < open_run
 
 
+def test_a_long_past_of_another_copy_is_not_told_over_several_looks(
+    made: Rig, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Also where it takes more than one look to read all that the copy has beyond what we knew.
+    """
+    monkeypatch.setattr(look_module, "FILL_BUDGET", 0.0)
+    clock.pass_time(hours=1)
+    source = made.source()
+    source.snapshot()
+    made.estate.server_name = "SQL02"
+    clock.pass_time(hours=-1)
+    made.estate.fill(range(1, 1201), status=7)
+    clock.pass_time(hours=2)
+    since = made.estate.add(status=4)
+    looks = [source.snapshot() for _ in range(4)]
+
+    assert [[], [], [since], []] == [told(seen) for seen in looks]
+
+
 def test_a_later_life_goes_on_below_the_bookmark(made: Rig) -> None:
     """
     A row of a lower id that was written, and ended, while the exporter was off is told.
