@@ -140,7 +140,9 @@ def test_process_metrics_from_psutil_agree_with_the_process() -> None:
 
     assert process.create_time() == value("process_start_time_seconds")
     assert 0 < value("process_cpu_seconds_total") <= sum(process.cpu_times()[:2])
-    assert 2**20 < value("process_resident_memory_bytes") < value("process_virtual_memory_bytes")
+    assert value("process_resident_memory_bytes") > 2**20
+    # On Windows it is what was promised to the process alone, without the libraries that it shares.
+    assert value("process_virtual_memory_bytes") > 2**20
     assert value("process_open_fds") >= 3
     assert value("process_threads") >= 1
 
