@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,29 @@ def test_each_address_of_a_name_is_tried(tmp_path: Path) -> None:
 
         with pytest.raises(SourceUnreachable, match=r"port 2 does not answer .127\.0\.0\.1: .*; 127\.0\.0\.1: "):
             connect(ServerAddress("listener", 2), Deadline(LIMIT), resolve=several)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a listener whose queue is full refuses")
+def test_addresses_that_say_nothing_share_one_wait() -> None:
+    """
+    A name whose addresses are black holes takes no longer than the other side may be silent.
+    """
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        port = full.getsockname()[1]
+
+        def several(*_: object, **__: object) -> list[tuple[Any, ...]]:
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in ("127.0.0.1", "127.1")]
+
+        deadline = Deadline(timedelta(minutes=5), silence=timedelta(seconds=0.5))
+        with pytest.raises(SourceUnreachable, match=r"timed out; 127\.1: timed out"):
+            connect(ServerAddress("listener", 1433), deadline, resolve=several)
+
+        assert deadline.left > 240
 
 
 def test_a_name_that_leads_nowhere_is_told() -> None:
