@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import urllib.error
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-COMMAND = Path(sys.executable).with_name("ssis-exporter.exe" if os.name == "nt" else "ssis-exporter")
+COMMAND = Path(sysconfig.get_path("scripts")) / ("ssis-exporter.exe" if os.name == "nt" else "ssis-exporter")
 
 SECONDS = 60
 """A generous deadline for anything that takes part of a second on an idle machine."""

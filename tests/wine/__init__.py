@@ -1,0 +1,1 @@
+"""What only Windows runs; under Wine where there is no Windows."""
