@@ -152,6 +152,7 @@ def download(folder: Path) -> None:
     ):
         # That account may not be able to read the project.
         (folder / name).write_bytes((HERE / name).read_bytes())
+        (folder / name).chmod(0o644)
         commands.append([str(pip), "download", "-q", "--no-deps", "--require-hashes", "-r", name, *options])
     environment = os.environ | {"HOME": str(folder), "TMPDIR": str(folder), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     try:
