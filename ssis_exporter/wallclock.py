@@ -33,8 +33,8 @@ class Step:
     shown: datetime
     """What the wall showed right before."""
 
-    forward: timedelta
-    """Zero where it was set back."""
+    by: timedelta
+    """Negative where it was set back."""
 
 
 class WallClock:
@@ -63,17 +63,26 @@ class WallClock:
             ]
 
     def set_forward_since(self, began: datetime) -> timedelta:
-        """By how much a run looks too old that began at this time: the steps forward that were made after it began."""
+        """
+        By how much a run looks too old, at most, that began when the wall showed this.
+
+        Where the clock was set back it showed some times twice, and nobody knows in which of them the run began.
+        """
         with self._lock:
             self._look()
-            return sum((step.forward for step in self._steps if step.shown >= began), timedelta())
+            most = since = timedelta()
+            for step in reversed(self._steps):
+                since += step.by
+                if step.shown >= began:
+                    most = max(most, since)
+            return most
 
     def _look(self) -> datetime:
         now, monotonic = self._now(), self._monotonic()
         ahead = now.timestamp() - monotonic
         by = timedelta(seconds=ahead - self._ahead)
         if abs(by) >= TOLERANCE:
-            step = Step(at=monotonic, before=self._ahead, shown=now - by, forward=max(by, timedelta()))
+            step = Step(at=monotonic, before=self._ahead, shown=now - by, by=by)
             self._steps = _bounded([*self._steps, step])
             self._ahead = ahead
             word = "forward" if by > timedelta() else "back"
@@ -85,5 +94,6 @@ def _bounded(steps: list[Step]) -> list[Step]:
     if len(steps) <= MOST_STEPS:
         return steps
     first, second, *rest = steps
-    shown, forward = max(first.shown, second.shown), first.forward + second.forward
-    return [Step(at=second.at, before=first.before, shown=shown, forward=forward), *rest]
+    # In doubt the run began before the step that makes it look older.
+    by = second.by + max(first.by, timedelta())
+    return [Step(at=second.at, before=first.before, shown=max(first.shown, second.shown), by=by), *rest]

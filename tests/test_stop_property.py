@@ -166,6 +166,13 @@ class Witness:
         self.policy: Sequence[Rule] = scene.settings.policy.rules
         self.mode = scene.settings.mode
         self.held = False
+        self.began: dict[ExecutionKey, float] = {}
+        """When each run really began, whatever the clock on the wall says of it."""
+
+        self.clock_was_set = False
+        self.step_was_forgotten = False
+        """The exporter was started again after the clock was set: how old a run is, only that clock tells it."""
+
         self.seen: list[Execution] = []
         """Every run as each look showed it."""
 
@@ -235,7 +242,11 @@ class Witness:
         seen = next(event for event in events if event.kind == "seen").details["facts"]
         assert (run.facts.package_name, run.facts.folder) == (seen["package_name"], seen["folder"])
         assert "requested" in [event.kind for event in events], "nothing on disk"
-        return run, allowed_by_hand(self.policy, run)
+        rule = allowed_by_hand(self.policy, run)
+        if rule is not None and not self.step_was_forgotten:
+            age = self.scene.time.seconds - self.began[execution.key]
+            assert age >= rule.min_duration.total_seconds(), "as old as a clock that was set makes it"
+        return run, rule
 
     def _agrees(self, nomination: Nomination, run: Execution) -> bool:
         facts = run.facts
@@ -257,6 +268,7 @@ class Witness:
                 await scene.time.advance(argument)
             case "begin":
                 key, name, folder, status, age = argument
+                self.began[key] = scene.time.seconds - age.total_seconds()
                 self._source(key.source).start(
                     key.instance_id, name, folder=folder, status=status, started_at=scene.time.now() - age
                 )
@@ -286,9 +298,13 @@ class Witness:
                 self.mode = argument
                 self._reconfigure()
             case "restart":
+                self.step_was_forgotten = self.clock_was_set
                 await scene.restart(reboots=argument)
             case "set":
+                self.clock_was_set = True
                 scene.time.set_by += argument
+                # Somebody looks at the clock before it is set again.
+                await scene.time.advance(21)
             case _:
                 self._change_run(what, argument)
 

@@ -47,7 +47,7 @@ def test_time_that_passes_is_no_step() -> None:
     assert timedelta(seconds=5.1) == clock.set_forward_since(BEGIN)
 
 
-def test_only_steps_forward_after_its_beginning_make_a_run_look_old() -> None:
+def test_only_steps_after_its_beginning_make_a_run_look_old() -> None:
     """
     A run that began later began by the clock as it is now; a step back makes none look older.
     """
@@ -56,9 +56,24 @@ def test_only_steps_forward_after_its_beginning_make_a_run_look_old() -> None:
         time.seconds, time.set_by = at, time.set_by + by
         clock.look()
 
-    assert timedelta(seconds=3660) == clock.set_forward_since(BEGIN)
+    assert timedelta(seconds=3060) == clock.set_forward_since(BEGIN)
     assert timedelta(seconds=60) == clock.set_forward_since(BEGIN + timedelta(seconds=101))
     assert timedelta() == clock.set_forward_since(time.now())
+
+
+def test_a_time_that_the_clock_showed_twice_is_the_one_that_makes_a_run_younger() -> None:
+    """
+    Set back and then forward by more, soon: a run of before the first step looks too old by the difference, one of
+    between them by the whole second step.
+    """
+    time, clock = watched()
+    for at, by in ((100.0, -700.0), (121.0, 86_400.0)):
+        time.seconds, time.set_by = at, time.set_by + by
+        clock.look()
+
+    assert timedelta(seconds=85_700) == clock.set_forward_since(BEGIN + timedelta(seconds=50))
+    assert timedelta(seconds=86_400) == clock.set_forward_since(BEGIN - timedelta(seconds=590))
+    assert timedelta() == clock.set_forward_since(BEGIN + timedelta(seconds=101))
 
 
 def test_however_often_it_is_set_little_is_kept_and_nothing_forgotten() -> None:
