@@ -446,7 +446,8 @@ def test_hold_where_the_file_cannot_be_written(service: Service, capsys: pytest.
     told = (
         "ssis-exporter: the service that runs stops nothing until `resume` or its end, and no later one knows of it: "
     )
-    assert f"{told}{service.folder / 'hold'} cannot be written: Is a directory\n" == capsys.readouterr().err
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{told}{service.folder / 'hold'} cannot be written: ")
     assert service.thread.call(lambda: service.scene.stopper.held) is not None
 
 
@@ -458,7 +459,8 @@ def test_hold_that_nobody_can_write_is_told_once(tmp_path: Path, capsys: pytest.
     (tmp_path / "hold.new").mkdir()
 
     assert exits.STORAGE == run(["hold", "--storage.path", str(tmp_path)])
-    assert f"ssis-exporter: {tmp_path / 'hold'} cannot be written: Is a directory\n" == capsys.readouterr().err
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"ssis-exporter: {tmp_path / 'hold'} cannot be written: ")
 
 
 def test_hold_and_resume_without_a_service(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
