@@ -155,13 +155,15 @@ def download(folder: Path) -> None:
         (folder / name).chmod(0o644)
         commands.append([str(pip), "download", "-q", "--no-deps", "--require-hashes", "-r", name, *options])
     environment = os.environ | {"HOME": str(folder), "TMPDIR": str(folder), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    try:
-        for command in commands:
+    for command in commands:
+        try:
             subprocess.run(
                 command, check=True, cwd=folder, env=environment, timeout=DOWNLOAD_SECONDS, umask=0o022, **account
             )
-    except (OSError, subprocess.SubprocessError) as exc:
-        raise NotMade(f"what it needs could not be downloaded ({exc})") from exc
+        except subprocess.CalledProcessError as exc:
+            raise NotMade(f"what it needs could not be downloaded: {Path(command[0]).name} failed, see above") from exc
+        except (OSError, subprocess.TimeoutExpired) as exc:
+            raise NotMade(f"what it needs could not be downloaded: {exc}") from exc
 
 
 def unpack_python(folder: Path) -> None:
