@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import random
 import time
 import uuid
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ssis_exporter.history import read_history
@@ -51,7 +51,7 @@ class Machine:
         self.estate = estate
         self.rng = random.Random(SEED)
         self.prefix = f"Both{uuid.uuid4().hex[:8]}"
-        self.user = pwd.getpwuid(os.geteuid()).pw_name
+        self.user = psutil.Process().username()
         self.nursery = processes.nursery()
         self.runs: list[Run] = []
         self.is_down = False

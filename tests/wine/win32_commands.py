@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from ssis_exporter.cli import exits
-from tests.installed import Serving, run
+from tests.installed import SECONDS, Serving, run
 
 assert sys.platform == "win32"
 
@@ -32,6 +33,21 @@ def config(tmp_path: Path) -> Path:
     path.parent.mkdir()
     path.write_text(CONFIG, encoding="utf-8")
     return path
+
+
+def test_every_test_can_be_found() -> None:
+    """
+    No module of tests needs, only to be imported, what Windows lacks.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-p", "no:cacheprovider", "tests"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=2 * SECONDS,
+    )
+
+    assert 0 == done.returncode, done.stdout[-4000:]
 
 
 def test_check_says_what_is_wrong_in_one_sentence(config: Path) -> None:
