@@ -86,7 +86,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
 
     id: int
     do: Literal["list", "stop", "probe"]
-    server: str = "."
+    server: str
     instance: str | None = None
 
 
