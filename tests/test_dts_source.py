@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 import uuid
@@ -493,62 +491,6 @@ def test_an_answer_may_be_spaced_as_its_writer_likes(tmp_path: Path, gac: Gac) -
     source.close()
 
 
-def test_no_helper_survives_the_exporter(estate: Estate, tmp_path: Path) -> None:
-    """
-    The exporter ended by SIGKILL takes its helper along, also one that hangs in managed code.
-    """
-    script = textwrap.dedent(
-        """
-        import sys, psutil
-        from datetime import timedelta
-        from ssis_exporter.sources.dts import DtsSettings, DtsSource
-        settings = DtsSettings(runtime="mono", public_key_token=sys.argv[1], time_limit=timedelta(seconds=600))
-        source = DtsSource("local", settings)
-        source.snapshot()
-        print(psutil.Process().children()[0].pid, flush=True)
-        open(sys.argv[2], "w").write("list delay 600")
-        source.snapshot()
-        """
-    )
-    exporter = subprocess.Popen(
-        [sys.executable, "-c", script, estate.gac.public_key_token, str(tmp_path / "faults.txt")],
-        env={**os.environ, **estate.environment()},
-        stdout=subprocess.PIPE,
-    )
-    assert exporter.stdout is not None
-    helper = psutil.Process(int(exporter.stdout.readline()))
-    exporter.send_signal(signal.SIGKILL)
-    exporter.wait(timeout=30)
-    exporter.stdout.close()
-    _, alive = psutil.wait_procs([helper], timeout=30)
-
-    assert [] == alive
-
-
-def test_cycles_of_failure_leave_nothing_behind(estate: Estate, children: Callable[[], list[psutil.Process]]) -> None:
-    """
-    Helpers that fail leave no process, thread or descriptor behind.
-    """
-    cycles = 500 if os.environ.get("SSIS_EXPORTER_FULL") == "1" else 5
-    me = psutil.Process()
-    estate.add(Package("Load", instance="6f0e0000-0000-0000-0000-000000000001"))
-    estate.packages[0].name = ""
-    estate.write()
-    with source_on(estate) as source:
-        before: tuple[int, int] | None = None
-        for _ in range(cycles):
-            estate.faults("PackageName crash")
-            with pytest.raises(SourceUnreachable):
-                until_not_starting(source)
-            estate.faults()
-            until_answered(source)
-            now = (me.num_threads(), me.num_fds())
-            before = before or now
-            assert 1 == len(children())
-            assert before == now
-    assert [] == children()
-
-
 def test_visibility_is_that_of_the_helper(estate: Estate, source: DtsSource) -> None:
     """
     An administrator sees all packages, another account its own: zero is told apart from "not allowed".
@@ -607,8 +549,9 @@ def test_memory_of_the_helper_stays_flat(
     Many listings do not grow the helper.
     """
     listings = 20_000 if os.environ.get("SSIS_EXPORTER_FULL") == "1" else 600
-    for _ in range(10):
-        estate.add(Package("Load"))
+    for number in range(10):
+        # Of those without a name every look reads every property.
+        estate.add(Package("Load" if number % 2 else ""))
     for _ in range(300):
         source.snapshot()
     helper = children()[0]
@@ -617,7 +560,8 @@ def test_memory_of_the_helper_stays_flat(
         source.snapshot()
     after = helper.memory_info().rss
 
-    assert after < before + 12 * 1024 * 1024
+    print(f"the helper over {listings} listings: {before / 2**20:.1f} to {after / 2**20:.1f} MiB")
+    assert after < before + 4 * 1024 * 1024
 
 
 @pytest.mark.parametrize(
