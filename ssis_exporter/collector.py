@@ -8,7 +8,8 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
+from typing import cast
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client import Counter as CounterInstrument
@@ -234,9 +235,10 @@ class _Page(dict[Definition, Family]):
     def add_column(self, definition: Definition, texts: Sequence[str], values: Sequence[float | None]) -> None:
         """Adds one series per text, but none where the value is unknown."""
         if None in values:
-            texts = [text for text, value in zip(texts, values, strict=True) if value is not None]
+            known = [(text, value) for text, value in zip(texts, values, strict=True) if value is not None]
+            texts, values = [text for text, _ in known], [value for _, value in known]
         if texts:
-            self[definition].extend(texts, [value for value in values if value is not None])
+            self[definition].extend(texts, cast("Sequence[float]", values))
 
     def take(self, other: _Page) -> None:
         """Adds another page's series to this one; the other page is used up."""
@@ -313,7 +315,8 @@ class Collector:
             if part is not None:
                 page.take(part.page)
         self._add_unclaimed(page, parts)
-        return iter([page[definition] for definition in DEFINITIONS if definition in page and page[definition].values])
+        found = map(page.get, DEFINITIONS)
+        return iter([family for family in found if family is not None and family.values])
 
     def errors_of(self, source: str) -> Metric:
         """How often this source did not answer: for a page that shows one source, without the registry."""
@@ -416,7 +419,9 @@ def _add_counts(page: _Page, source: str, seen: Snapshot, runs: Collection[Execu
     page[ORPHANED].add((source, "no_process"), sum(1 for run in runs if run.orphaned))
     if seen.hosts_without_row is not None:
         page[ORPHANED].add((source, "no_row"), seen.hosts_without_row)
-    page[STUCK].add((source,), sum(1 for run in runs if _is_stuck(run, seen.taken_at)))
+    stopping = [run.stopping_since for run in runs if run.status is ExecutionStatus.STOPPING]
+    stuck = [since for since in stopping if since is not None and seen.taken_at - since > STUCK_AFTER]
+    page[STUCK].add((source,), len(stuck))
     waits = [
         seen.taken_at - run.facts.created_at
         for run in runs
@@ -432,20 +437,20 @@ def _add_counts(page: _Page, source: str, seen: Snapshot, runs: Collection[Execu
             page[HOSTS].add((source, program), count)
 
 
-def _is_stuck(run: Execution, now: datetime) -> bool:
-    since = run.stopping_since
-    return run.status is ExecutionStatus.STOPPING and since is not None and now - since > STUCK_AFTER
-
-
 def _add_runs(page: _Page, shown: Sequence[tuple[RunLabels, Execution]]) -> None:
     identities = [labels.identity for labels, _ in shown]
     page[DURATION].extend(identities, [run.duration.total_seconds() for _, run in shown])
     page.add_column(START, identities, [labels.started for labels, _ in shown])
     doubtful = [labels.run for labels, run in shown if run.facts.start_uncertain]
-    page[START_UNCERTAIN].extend(doubtful, [1] * len(doubtful))
+    page.add_column(START_UNCERTAIN, doubtful, [1] * len(doubtful))
     page[STATUS].extend([f'{labels.run},status="{run.status}"' for labels, run in shown], [1] * len(shown))
     page[INFO].extend([labels.info for labels, _ in shown], [1] * len(shown))
 
+    _add_figures(page, shown)
+    _add_data_flows(page, shown)
+
+
+def _add_figures(page: _Page, shown: Sequence[tuple[RunLabels, Execution]]) -> None:
     measured = [(labels.run, run.figures) for labels, run in shown if run.figures is not None]
     texts = [text for text, _ in measured]
     figures = [figures for _, figures in measured]
@@ -455,7 +460,11 @@ def _add_runs(page: _Page, shown: Sequence[tuple[RunLabels, Execution]]) -> None
     page.add_column(WRITTEN, texts, [it.written_bytes for it in figures])
     page.add_column(THREADS, texts, [it.threads for it in figures])
 
+
+def _add_data_flows(page: _Page, shown: Sequence[tuple[RunLabels, Execution]]) -> None:
     flowing = [(labels.run, run.data_flow) for labels, run in shown if run.data_flow is not None]
+    if not flowing:
+        return
     texts = [text for text, _ in flowing]
     flows = [flow for _, flow in flowing]
     page.add_column(ROWS_READ, texts, [it.rows_read for it in flows])
