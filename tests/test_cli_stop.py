@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from ssis_exporter import ledger, storage
+from ssis_exporter import following, ledger, storage
 from ssis_exporter.addresses import parse_address
 from ssis_exporter.alertmessage import AlertMessage, read_message
 from ssis_exporter.cli import exits, run
@@ -366,7 +366,7 @@ def test_an_old_outcome_is_not_taken_for_the_new_one(
         raise StorageLocked("the ledger is held by another program")
 
     with monkeypatch.context() as patched:
-        patched.setattr(ledger, "open_read_only", locked)
+        patched.setattr(following, "open_read_only", locked)
         assert exits.STORAGE == stop(service, "41287", "--yes")
     assert [] == service.scene.source.stop_requests
     assert exits.OK == stop(service, "41287", "--yes")

@@ -150,6 +150,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "storagefolder",
         "stopview",
     },
+    "following": {"errors", "model", "ledger", "ledgerrows", "storage"},
     "hold": {"errors", "labels", "storagefolder"},
     "sighting": {"errors", "model"},
     "stopmetrics": {"errors", "model"},

@@ -18,8 +18,8 @@ from ssis_exporter.cli.service import NotThere, RunningService, find_service
 from ssis_exporter.cli.standalone import stopping
 from ssis_exporter.config import Config
 from ssis_exporter.control import explain_all
+from ssis_exporter.following import Follower
 from ssis_exporter.labels import clean_line
-from ssis_exporter.ledger import Follower
 from ssis_exporter.model import Decision, ExecutionKey, Nomination, StopOutcome
 from ssis_exporter.stopview import Explanation
 
