@@ -258,6 +258,27 @@ def test_places_of_the_breaker(tmp_path: Path) -> None:
     with_ledger(tmp_path, work, time)
 
 
+def test_each_step_keeps_how_much_time_has_passed(tmp_path: Path) -> None:
+    """
+    After a crash and a reboot a place is as old as it was at the last step before.
+    """
+    time = Time()
+
+    async def work(ledger: Ledger) -> None:
+        await requested(ledger, "1")
+        time.seconds += 300
+        await nominated(ledger, "2")
+        await ledger.database.close()
+
+    async def later(ledger: Ledger) -> None:
+        [place] = await ledger.places(BREAKER.window)
+        assert [timedelta(seconds=300)] == ledger.ages([place])
+
+    with_ledger(tmp_path, work, time)
+    time.booted_at = time.seconds
+    with_ledger(tmp_path, later, time)
+
+
 def test_a_dry_run_takes_one_place_per_run(tmp_path: Path) -> None:
     """
     A run that would have been stopped takes its place once, as the stopped run would have.

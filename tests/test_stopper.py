@@ -368,7 +368,7 @@ def test_the_sources_own_record_proves_an_end(tmp_path: Path) -> None:
         await scene.stopper.submit([scene.nominate("1")])
         assert "already_ended" == await scene.outcome("1")
 
-    play(tmp_path, work)
+    play(tmp_path, work, remembers=False)
 
 
 def test_a_source_that_has_not_read_everything_proves_no_end(tmp_path: Path) -> None:

@@ -125,6 +125,42 @@ def test_a_clock_that_is_set_before_a_restart_keeps_no_nomination_alive(tmp_path
     play(tmp_path, work)
 
 
+def test_a_machine_that_slept_stops_nothing_old(tmp_path: Path) -> None:
+    """
+    While it slept only the clock on the wall went on, and that is enough for a nomination to expire.
+    """
+
+    async def work(scene: Scene) -> None:
+        scene.source.start("1")
+        scene.source.fail_with = SourceUnreachable("nobody answers")
+        await scene.stopper.submit([scene.nominate("1")])
+        await scene.time.advance(1)
+        scene.time.set_by = 16 * 60.0
+        scene.source.fail_with = None
+        assert "expired" == await scene.outcome("1")
+        assert [] == scene.source.stop_requests
+
+    play(tmp_path, work)
+
+
+def test_a_clock_that_is_set_and_set_right_makes_no_run_old(tmp_path: Path) -> None:
+    """
+    The clock is looked at also while nothing is nominated: a run that began while it was wrong is as old as it is.
+    """
+
+    async def work(scene: Scene) -> None:
+        scene.time.set_by = -7200.0
+        await scene.time.advance(60)
+        scene.source.start("1")
+        scene.time.set_by = 0.0
+        await scene.time.advance(60)
+        await scene.stopper.submit([scene.nominate("1")])
+        assert "refused" == await scene.outcome("1")
+        assert "too_young" == scene.reason()
+
+    play(tmp_path, work, rules=[replace(EVERYTHING, min_duration=timedelta(hours=1))])
+
+
 def at_night(scene: Scene) -> None:
     """Two hours forward, into the hours of the rule."""
     scene.time.set_by = 7200.0

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ssis_exporter import ledger
 from ssis_exporter.errors import TooManyPending
 from ssis_exporter.ledger import MOST_BELIEFS, MOST_PENDING, read_events
 from ssis_exporter.model import (
@@ -213,6 +214,22 @@ def test_no_more_than_so_many_are_worked_on(tmp_path: Path) -> None:
 
     ours = [str(event.kind) for event in read_events(tmp_path) if event.key.instance_id == "b"]
     assert ["nominated", "seen", "allowed", "requested", "asked", "outcome"] == ours
+
+
+def test_what_is_known_is_answered_however_much_is_worked_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Another version may have let more in: its nominations are repeated without trouble.
+    """
+
+    async def work(scene: Scene) -> None:
+        scene.workers["local"].hangs = True
+        for number in "123":
+            await scene.stopper.submit([scene.nominate(number)])
+        monkeypatch.setattr(ledger, "MOST_PENDING", 2)
+        [again] = await scene.stopper.submit([scene.nominate("3")])
+        assert again.repeated
+
+    play(tmp_path, work)
 
 
 def test_one_run_is_not_nominated_in_ever_new_words(tmp_path: Path) -> None:
