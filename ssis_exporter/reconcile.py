@@ -85,17 +85,18 @@ class Reconciler:
         self._claims: dict[ExecutionKey, _Claim] = {}
         self._spent: dict[ExecutionKey, datetime] = {}
         """
-        Owners whose own run was not there any more at this look: they have ended too, or have nothing of their own.
+        Owners of which a run that was or may have been theirs was not there any more at this look.
 
-        An old look at a source that does not answer goes on showing them; by that alone they own nothing else.
+        They have probably ended with it, and only an older look still shows them: until a later one does, nothing that
+        is left over is theirs.
         """
 
         self._lapsed: list[tuple[ExecutionKey, ExecutionKey]] = []
         self._looks: dict[str, tuple[str, Snapshot]] = {}
         """Of each source its kind and what it saw last."""
 
-        self._doubtful: dict[str, set[ExecutionKey]] = {}
-        """By kind: runs that may be another kind's or not."""
+        self._fitting: dict[str, dict[ExecutionKey, set[ExecutionKey]]] = {}
+        """By kind: of each owner without a run, the runs of this kind that may be its."""
 
         self._released: set[ExecutionKey] = set()
         """Runs whose owner was gone before it was proven; in doubt until another owns them."""
@@ -154,7 +155,8 @@ class Reconciler:
         if not isinstance(seen, Snapshot) or not owners & kinds:
             return reading
         owned = {key for key, claim in self._claims.items() if not claim.is_in_doubt}
-        doubtful = self._doubtful.get(reading.info.kind, set()) | self._released | (self._claims.keys() - owned)
+        fitting = self._fitting.get(reading.info.kind, {}).values()
+        doubtful = set().union(*fitting) | self._released | (self._claims.keys() - owned)
         shown = tuple(run for run in seen.executions if run.key not in owned)
         hidden = frozenset(run.key.instance_id for run in seen.executions if run.key in owned)
         new = replace(
@@ -168,29 +170,39 @@ class Reconciler:
     def _relate(self, owner_kind: str, other_kind: str, looked: str) -> None:
         if not any(kind == other_kind for kind, _ in self._looks.values()):
             # Nothing that could be owned. Hundreds of catalogs must not be gone through for it at each look.
-            self._doubtful.pop(other_kind, None)
+            self._fitting.pop(other_kind, None)
             return
         owning, others = self._runs(owner_kind), self._runs(other_kind)
-        self._age_claims(other_kind, {run.key for run in owning}, {run.key for run in others}, looked)
+        there = {run.key for run in owning}, {run.key for run in others}
+        self._age_spent(other_kind, *there, looked)
+        self._age_claims(other_kind, *there, looked)
         # Only a catalog may be another machine's; the two others see the one that the exporter runs on.
         fits = _catalog_candidates if owner_kind == "catalog" else _candidates
         # One that began after the others were looked at last: its own process was not among them.
         since = min((seen.taken_at for kind, seen in self._looks.values() if kind == other_kind), default=None)
         owning = [run for run in owning if run.key not in self._claims and _began_by(run, since)]
-        self._doubtful[other_kind] = self._claim(owning, others, fits)
+        self._fitting[other_kind] = self._claim(owning, others, fits)
         self._released -= self._claims.keys()
 
     def _runs(self, kind: str) -> list[Execution]:
         return [run for its_kind, seen in self._looks.values() if its_kind == kind for run in seen.executions]
 
-    def _age_claims(self, other_kind: str, owning: set[ExecutionKey], others: set[ExecutionKey], looked: str) -> None:
-        """Forgets claims on runs that ended, and on those whose owner ended long ago while they live on."""
-        now = self._monotonic()
+    def _age_spent(self, other_kind: str, owning: set[ExecutionKey], others: set[ExecutionKey], looked: str) -> None:
+        """Who is spent from this look on, and who is not any more."""
         looked_at = self._looks[looked][1].taken_at
         if self._looks[looked][0] != other_kind:
             for owner, gone_at in list(self._spent.items()):
                 if owner.source == looked and (owner not in owning or looked_at >= gone_at + APART):
                     del self._spent[owner]
+            return
+        for owner, fitting in self._fitting.get(other_kind, {}).items():
+            if any(key.source == looked and key not in others for key in fitting):
+                self._spent[owner] = looked_at
+
+    def _age_claims(self, other_kind: str, owning: set[ExecutionKey], others: set[ExecutionKey], looked: str) -> None:
+        """Forgets claims on runs that ended, and on those whose owner ended long ago while they live on."""
+        now = self._monotonic()
+        looked_at = self._looks[looked][1].taken_at
         self._released -= {key for key in self._released if key.source == looked and key not in others}
         for key, claim in list(self._claims.items()):
             if self._looks[key.source][0] != other_kind:
@@ -216,8 +228,10 @@ class Reconciler:
     def _lapse(self, key: ExecutionKey) -> None:
         self._lapsed.append((key, self._claims.pop(key).owner))
 
-    def _claim(self, owning: Sequence[Execution], others: Sequence[Execution], fits: _Fits) -> set[ExecutionKey]:
-        """Claims what can be told; the keys of the others' runs that stay in doubt."""
+    def _claim(
+        self, owning: Sequence[Execution], others: Sequence[Execution], fits: _Fits
+    ) -> dict[ExecutionKey, set[ExecutionKey]]:
+        """Claims what can be told; of each owner that is left the runs that may be its."""
         owners_that_have_one = {claim.owner for claim in self._claims.values()}
         free: dict[str, list[Execution]] = defaultdict(list)
         for other in others:
@@ -234,7 +248,9 @@ class Reconciler:
                 if len(found) == 1 and only[found[0].other.key] == 1 and found[0].is_proven and owner not in self._spent
             }
             if not certain:
-                return {candidate.other.key for found in candidates.values() for candidate in found}
+                return {
+                    owner: {candidate.other.key for candidate in found} for owner, found in candidates.items() if found
+                }
             for owner, other in certain.items():
                 looks = (self._looks[key.source][1].taken_at for key in (owner, other.key))
                 self._claims[other.key] = _Claim(owner, made_at=max(looks))

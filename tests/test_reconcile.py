@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,6 +23,8 @@ from ssis_exporter.model import (
     Visibility,
 )
 from ssis_exporter.reconcile import LINGERS, Reconciler
+
+FULL = os.environ.get("SSIS_EXPORTER_FULL") == "1"
 
 T0 = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
 
@@ -385,3 +388,63 @@ def test_no_run_counts_twice_without_being_counted_as_ambiguous(seed: int) -> No
         hidden = {p.key.instance_id for p in processes} - seen["dtexec"]
         known = {name for name, at, delay, _ in starts if at + delay <= now}
         assert hidden <= known
+
+
+class Life:
+    """Runs of few names that `dts` and `dtexec` both see, and looks at both in any order; `dts` is down at times."""
+
+    def __init__(self, seed: int, reconciler: Reconciler) -> None:
+        self.rng = random.Random(seed)
+        self.reconciler = reconciler
+        self.now = 0.0
+        self.is_down = False
+        self.begun = 0
+        self.ends: dict[int, float] = {}
+        """When each run ends, by number; those that run."""
+
+        self.processes: dict[int, Execution] = {}
+        self.packages: dict[int, Execution] = {}
+        self.registers: dict[int, float] = {}
+
+    def pass_time(self) -> None:
+        """Runs begin, are told to the API sooner or later, and end."""
+        self.now += self.rng.uniform(0.2, 0.6)
+        self.ends = {number: at for number, at in self.ends.items() if at > self.now}
+        for number in range(self.begun, min(self.begun + 4, 60)):
+            self.begun += 1
+            self.ends[number] = self.now + self.rng.uniform(1, 6)
+            self.registers[number] = self.now + self.rng.choice([0, self.rng.uniform(0, 1.5)])
+            name = f"Load {self.rng.randrange(15)}"
+            self.processes[number] = run("dtexec", f"{number}", self.now + self.rng.uniform(0, 0.05), name=name)
+        for number in self.ends.keys() - self.packages.keys():
+            if self.registers[number] <= self.now:
+                name = self.processes[number].facts.package_name
+                self.packages[number] = run("dts", f"{number}", self.now + 0.06, name=name)
+        if self.rng.random() < 0.15:
+            self.is_down = not self.is_down
+
+    def look(self) -> list[Reading]:
+        """What a scrape makes of it; one of the sources is noted before."""
+        at = [self.now + 0.07 + self.rng.uniform(0, 0.05) for _ in range(2)]
+        registered = [self.packages[number] for number in self.ends if number in self.packages]
+        of_dts = down("dts") if self.is_down else reading("dts", *registered, at=at[0])
+        of_dtexec = reading("dtexec", *(self.processes[number] for number in self.ends), at=at[1])
+        first = self.rng.choice([None, of_dts, of_dtexec])
+        if first is not None and isinstance(first.outcome, Snapshot):
+            self.reconciler.note(first.source, first.outcome)
+        return self.reconciler.reconcile([of_dts, of_dtexec])
+
+
+@pytest.mark.parametrize("seed", range(1000 if FULL else 40))
+def test_whatever_the_order_every_run_is_shown(reconciler: Reconciler, seed: int) -> None:
+    """
+    While both sources answer each run is shown by one of them; the ones that both show are counted as ambiguous.
+    """
+    life = Life(seed, reconciler)
+    while life.begun < 60 or life.ends:
+        life.pass_time()
+        seen = life.look()
+        if not life.is_down:
+            by_dts, by_dtexec = (shown(seen)[source] for source in ("dts", "dtexec"))
+            assert {str(number) for number in life.ends} == by_dts | by_dtexec
+            assert len(by_dts & by_dtexec) <= doubtful(seen)
