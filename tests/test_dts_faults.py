@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import random
 import re
@@ -117,7 +118,7 @@ def test_cycles_of_failure_are_told_pass_and_leave_nothing_behind(tmp_path: Path
     print(f"{in_time} of {len(exporter.shares)} scrapes in time; the longest took {max(exporter.shares):.2f} deadlines")
 
     # A machine that is busy with other things may hold up one.
-    assert in_time >= 0.99 * len(exporter.shares)
+    assert in_time >= 0.99 * len(exporter.shares) - 1
     processes, threads, descriptors = zip(*belongings, strict=True)
     assert {1} == set(processes)
     assert {descriptors[0]} == set(descriptors)
@@ -197,15 +198,23 @@ def test_pauses_between_helpers_that_fail(tmp_path: Path, estate: Estate) -> Non
     with served(tmp_path, estate, entry, BESIDE) as exporter:
         began = time.monotonic()
         wait_until(lambda: is_told(exporter, frozenset({"unreachable"}), 0), "the first failure")
-        while time.monotonic() - began < 6:
+        while time.monotonic() - began < 4:
             page = exporter.scrape()
             assert (0, 1) == (page.value("ssis_up", source="local"), page.value("ssis_up", source="beside"))
-        said = json.loads(exporter.serving.get("/api/v1/executions").text)["sources"]
+        # At once, then 1, 3 and 7 seconds later, up to a quarter earlier; later on a machine that is busy.
+        assert 1 <= len(starts.read_text().split()) <= 2 + math.log2(1 + (time.monotonic() - began) / 0.75)
 
-    # At once, then 1, 3 and 7 seconds later, up to a quarter earlier.
-    assert 2 <= len(starts.read_text().split()) <= 4
-    [error] = [source["error"] for source in said if source["name"] == "local"]
-    assert re.search(r"no CLR here; the helper is tried again in \d s", error)
+        wait_until(lambda: NEXT_TRY.search(error_of_local(exporter)), "the next try")
+        wait_until(lambda: len(starts.read_text().split()) > 1, "another helper")
+
+
+NEXT_TRY = re.compile(r"no CLR here; the helper is tried again in \d+ s")
+
+
+def error_of_local(exporter: Served) -> str:
+    """What the page's JSON says of the source, which is down."""
+    said = json.loads(exporter.serving.get("/api/v1/executions").text)["sources"]
+    return next(source["error"] for source in said if source["name"] == "local")
 
 
 ENDS = ("SIGKILL", "SIGTERM", "SIGSEGV")

@@ -376,6 +376,8 @@ def test_junk_from_managed_code_does_not_reach_the_protocol(estate: Estate, sour
         ),
         (f'{HELLO}; sys.stdout.buffer.write(b\'{{"id":1,"ok":{{"running":["\\xff"]}}}}\\n\')', "understood"),
         ("import sys; sys.stdout.buffer.write(b'{\"\\xff\": 1}\\n')", "did not say hello"),
+        ("print('{\"hello\":' + '[' * 100_000, flush=True); input()", "did not say hello"),
+        (f"{HELLO}; print('{{\"id\":1,\"x\":' + '[' * 100_000, flush=True); sys.stdin.readline()", "understood"),
     ],
 )
 def test_what_is_no_answer_ends_the_helper(

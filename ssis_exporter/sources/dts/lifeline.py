@@ -55,8 +55,7 @@ class Lifeline:
         self._process = process
         if sys.platform == "win32":
             try:
-                self._job: Any = _make_job()
-                _assign(self._job, int(process._handle))  # type: ignore[attr-defined,unused-ignore]  # noqa: SLF001 - the only way to its handle
+                self._job: Any = _make_job(int(process._handle))  # type: ignore[attr-defined,unused-ignore]  # noqa: SLF001 - the only way to its handle
             except OSError:
                 process.kill()
                 process.wait()
@@ -127,18 +126,20 @@ if sys.platform == "win32":
         kernel32.CloseHandle.argtypes = (wintypes.HANDLE,)
         return kernel32
 
-    def _make_job() -> Any:
+    def _make_job(process: int) -> Any:
+        """A job that ends its processes when its handle is closed, with this process in it. Raises `OSError`."""
         kernel32 = _kernel32()
         job = kernel32.CreateJobObjectW(None, None)
         limits = _ExtendedLimits()
         limits.BasicLimitInformation.LimitFlags = _KILL_ON_JOB_CLOSE
         size = ctypes.sizeof(limits)
-        if not job or not kernel32.SetInformationJobObject(
-            job, _EXTENDED_LIMIT_INFORMATION, ctypes.byref(limits), size
+        if (
+            not job
+            or not kernel32.SetInformationJobObject(job, _EXTENDED_LIMIT_INFORMATION, ctypes.byref(limits), size)
+            or not kernel32.AssignProcessToJobObject(job, process)
         ):
-            raise ctypes.WinError(ctypes.get_last_error())
+            error = ctypes.WinError(ctypes.get_last_error())
+            if job:
+                kernel32.CloseHandle(job)
+            raise error
         return job
-
-    def _assign(job: Any, handle: int) -> None:
-        if not _kernel32().AssignProcessToJobObject(job, handle):
-            raise ctypes.WinError(ctypes.get_last_error())

@@ -22,8 +22,11 @@ log = logging.getLogger(__name__)
 
 A = TypeVar("A", Answer, ListAnswer)
 
-NOT_UNDERSTOOD = (msgspec.DecodeError, UnicodeDecodeError)
-"""What msgspec raises for a line that is none of ours; the second one where a text is no UTF-8."""
+NOT_UNDERSTOOD = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""
+What msgspec raises for a line that is none of ours: the second where a text is no UTF-8, the third where lists lie in
+lists without end.
+"""
 
 
 class HelperStarting(SourceTimeout):
