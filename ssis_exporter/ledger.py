@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -19,15 +18,13 @@ from ssis_exporter.ledgerrows import (
     Event,
     EventKind,
     Row,
-    add_event,
     event_of,
     find,
-    insert,
     row_of,
     to_json,
     to_text,
-    update,
 )
+from ssis_exporter.ledgersteps import nominate_run, settle_row, step_row
 from ssis_exporter.model import ExecutionFacts, ExecutionKey, Nomination, RefusalReason, StopOutcome, Visibility
 from ssis_exporter.ourstops import OurStops
 from ssis_exporter.policy import Breaker
@@ -42,15 +39,7 @@ T = TypeVar("T")
 MOST_PENDING = 200
 """Nominations that may be worked on at once. Each is looked for again and again while its source cannot be read."""
 
-MOST_BELIEFS = 16
-"""Nominations of one run, while it is worked on, that may believe different things of it; all of them are judged."""
-
-
 _SOUND = "{} is not damaged, so it was not set aside"
-
-
-class RowMoved(Exception):
-    """The row is not where the caller believed: a veto or a later nomination came first. Nothing was written."""
 
 
 class Ledger:
@@ -136,7 +125,7 @@ class Ledger:
 
         def work(connection: sqlite3.Connection) -> list[tuple[Row | None, bool]]:
             before = _open_count(connection)
-            taken = [_nominate(connection, one, at, self._clock.passed_in(connection)) for one in asked]
+            taken = [nominate_run(connection, one, at, self._clock.passed_in(connection)) for one in asked]
             if _open_count(connection) > max(before, MOST_PENDING):
                 raise TooManyPending(f"{before} runs are being worked on, and no more than {MOST_PENDING} may be")
             return taken
@@ -176,7 +165,7 @@ class Ledger:
                 if not breaker.has_room(self.ages(others)):
                     return None
             changes = {"stage": Stage.ALLOWED, "rule": rule}
-            return _step(connection, row, at, EventKind.ALLOWED, changes, rule=rule)
+            return step_row(connection, row, at, EventKind.ALLOWED, changes, rule=rule)
 
         return await self._write(work)
 
@@ -191,7 +180,7 @@ class Ledger:
             moment = to_text(at)
             changes = {"stage": Stage.REQUESTED, "rule": rule, "placed_at": moment, "requested_at": moment, "final": 1}
             changes |= {"placed_after": self._clock.passed_in(connection)}
-            return _step(
+            return step_row(
                 connection, row, at, EventKind.REQUESTED, changes, rule=rule, details={"evidence": dict(evidence)}
             )
 
@@ -236,7 +225,7 @@ class Ledger:
                 if current is not None and current.is_where(row) and len(current.nominations) > len(row.nominations):
                     return current
             passed = self._clock.passed_in(connection)
-            return _settle(
+            return settle_row(
                 connection, row, outcome, at=at, passed=passed, reason=reason, rule=rule, text=text, final=final
             )
 
@@ -255,7 +244,7 @@ class Ledger:
             if ended_at is not None and all(since is not None and _is_after(since, ended_at) for since in began):
                 return None
             passed = self._clock.passed_in(connection)
-            return _settle(connection, row, StopOutcome.VETOED, at=at, passed=passed, text=text)
+            return settle_row(connection, row, StopOutcome.VETOED, at=at, passed=passed, text=text)
 
         return await self._write(work)
 
@@ -278,7 +267,7 @@ class Ledger:
         details: Mapping[str, object] | None = None,
     ) -> Row:
         moved = await self._write(
-            lambda connection: _step(connection, row, at, kind, changes, rule=rule, text=text, details=details)
+            lambda connection: step_row(connection, row, at, kind, changes, rule=rule, text=text, details=details)
         )
         self.ours.moved(moved, came_from=row.stage)
         return moved
@@ -359,134 +348,6 @@ def past_stop(event: Event) -> PastStop:
 def _open_count(connection: sqlite3.Connection) -> int:
     [count] = connection.execute("SELECT count(*) FROM runs WHERE stage != 'closed'").fetchone()
     return int(count)
-
-
-def _nominate(
-    connection: sqlite3.Connection, asked: Nomination | Door, at: datetime, passed: float
-) -> tuple[Row | None, bool]:
-    nomination = asked.nomination if isinstance(asked, Door) else asked
-    row = find(connection, nomination.key)
-    is_known = row is not None and (row.is_open or row.final)
-    if isinstance(asked, Door) and not (asked.unless_known and is_known):
-        add_event(connection, _refused(asked, at))
-        return None, False
-    if row is None:
-        insert(connection, nomination.key, at, passed)
-        add_event(connection, _nominated(nomination, at, episode=1))
-        return find(connection, nomination.key), False
-    if not is_known:
-        changes = {"stage": Stage.NOMINATED, "episode": row.episode + 1, "nominated_at": to_text(at)}
-        changes |= {"nominated_after": passed, "outcome": None, "reason": None, "rule": "", "text": ""}
-        if not update(connection, row, changes):
-            raise RowMoved
-        add_event(connection, _nominated(nomination, at, episode=row.episode + 1))
-        return find(connection, nomination.key), False
-    event = _nominated(nomination, at, episode=row.episode)
-    if isinstance(asked, Door) or not row.is_open or row.has_heard(nomination):
-        event = dataclasses.replace(event, kind=EventKind.REPEATED, details=_without_labels(nomination))
-    elif len(row.nominations) >= MOST_BELIEFS:
-        raise TooManyPending(
-            f"{nomination.key.instance_id} of {nomination.key.source} is being worked on for {MOST_BELIEFS} alerts "
-            "that say different things of it, and no more than that may be"
-        )
-    add_event(connection, event)
-    return find(connection, nomination.key), True
-
-
-def _refused(asked: Door, at: datetime) -> Event:
-    return Event(
-        at=at,
-        key=asked.nomination.key,
-        kind=EventKind.OUTCOME,
-        outcome=StopOutcome.REFUSED,
-        reason=asked.reason,
-        text=asked.text,
-        details=_without_labels(asked.nomination),
-    )
-
-
-def _without_labels(nomination: Nomination) -> dict[str, object]:
-    # Whoever may send messages must not be able to fill the disk with what is never acted on.
-    return {"nomination": dataclasses.replace(nomination, labels={}), "origin": nomination.origin}
-
-
-def _nominated(nomination: Nomination, at: datetime, *, episode: int) -> Event:
-    return Event(
-        at=at,
-        key=nomination.key,
-        episode=episode,
-        kind=EventKind.NOMINATED,
-        details={"nomination": nomination, "origin": nomination.origin},
-    )
-
-
-def _step(
-    connection: sqlite3.Connection,
-    row: Row,
-    at: datetime,
-    kind: EventKind,
-    changes: Mapping[str, object],
-    *,
-    rule: str = "",
-    text: str = "",
-    details: Mapping[str, object] | None = None,
-) -> Row:
-    if not update(connection, row, changes):
-        raise RowMoved
-    add_event(
-        connection,
-        Event(at=at, key=row.key, episode=row.episode, kind=kind, rule=rule, text=text, details=details or {}),
-    )
-    moved = find(connection, row.key)
-    assert moved is not None
-    return moved
-
-
-def _settle(
-    connection: sqlite3.Connection,
-    row: Row,
-    outcome: StopOutcome,
-    *,
-    at: datetime,
-    passed: float,
-    reason: RefusalReason | None = None,
-    rule: str = "",
-    text: str = "",
-    final: bool = False,
-) -> Row:
-    changes: dict[str, object] = {
-        "stage": Stage.CLOSED,
-        "outcome": outcome,
-        "reason": reason,
-        "rule": rule,
-        "text": text,
-        "final": int(final),
-    }
-    if outcome is StopOutcome.WOULD_STOP and row.placed_at is None:
-        changes |= {"placed_at": to_text(at), "placed_after": passed}
-    if not update(connection, row, changes):
-        raise RowMoved
-    details = {
-        "package_name": row.facts.package_name if row.facts is not None else "",
-        "origin": row.nominations[0].origin if row.nominations else "",
-    }
-    add_event(
-        connection,
-        Event(
-            at=at,
-            key=row.key,
-            episode=row.episode,
-            kind=EventKind.OUTCOME,
-            outcome=outcome,
-            reason=reason,
-            rule=rule,
-            text=text,
-            details=details,
-        ),
-    )
-    settled = find(connection, row.key)
-    assert settled is not None
-    return settled
 
 
 def _is_after(one: datetime, other: datetime) -> bool:

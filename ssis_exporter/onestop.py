@@ -19,7 +19,7 @@ from ssis_exporter.errors import (
     StopUnsupported,
     StorageError,
 )
-from ssis_exporter.ledger import RowMoved
+from ssis_exporter.ledgersteps import RowMoved
 from ssis_exporter.looking import TooLate, act, in_time
 from ssis_exporter.model import Execution, RefusalReason, StopMode, StopOutcome
 from ssis_exporter.policy import Allowed, Refused

@@ -10,8 +10,8 @@ from datetime import timedelta
 from ssis_exporter.errors import (
     StorageError,
 )
-from ssis_exporter.ledger import RowMoved
 from ssis_exporter.ledgerrows import Row
+from ssis_exporter.ledgersteps import RowMoved
 from ssis_exporter.looking import look_afresh
 from ssis_exporter.model import Execution, RefusalReason, StopMode, StopOutcome
 from ssis_exporter.policy import Refused

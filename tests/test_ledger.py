@@ -12,9 +12,10 @@ from typing import TypeVar
 import pytest
 
 from ssis_exporter.errors import StorageError, StorageInUse
-from ssis_exporter.ledger import Ledger, RowMoved, acknowledge_damage, read_events
+from ssis_exporter.ledger import Ledger, acknowledge_damage, read_events
 from ssis_exporter.ledgerclock import LedgerClock
 from ssis_exporter.ledgerrows import Door, Row
+from ssis_exporter.ledgersteps import RowMoved
 from ssis_exporter.model import (
     ExecutionFacts,
     ExecutionKey,

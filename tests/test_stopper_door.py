@@ -12,7 +12,8 @@ import pytest
 
 from ssis_exporter import ledger
 from ssis_exporter.errors import TooManyPending
-from ssis_exporter.ledger import MOST_BELIEFS, MOST_PENDING, read_events
+from ssis_exporter.ledger import MOST_PENDING, read_events
+from ssis_exporter.ledgersteps import MOST_BELIEFS
 from ssis_exporter.model import (
     ExecutionKey,
     RefusalReason,
