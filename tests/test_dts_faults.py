@@ -158,9 +158,9 @@ def told(page: Page, reasons: frozenset[str]) -> float:
     return sum(page.value("ssis_scrape_errors_total", source="local", reason=reason) or 0 for reason in reasons)
 
 
-def is_told(exporter: Served, reasons: frozenset[str], before: float) -> bool:
+def is_told(exporter: Served, reasons: frozenset[str], before: float, seconds: float = SCRAPE_SECONDS) -> bool:
     """Scrapes once: whether it was told by now; as long as the source is down, that is all that is told of it."""
-    page = exporter.scrape(SCRAPE_SECONDS)
+    page = exporter.scrape(seconds)
     assert 1 == page.value("ssis_up", source="beside")
     assert page.runs("beside")
     if page.value("ssis_up", source="local") == 1:
@@ -179,7 +179,7 @@ def test_a_hang_that_may_last_longer_than_the_scrape(tmp_path: Path, estate: Est
         exporter.wait_until_up()
         [helper] = exporter.helpers()
         estate.faults("PackageName delay 600")
-        assert is_told(exporter, frozenset({"timeout"}), 0)
+        assert is_told(exporter, frozenset({"timeout"}), 0, seconds=2)
         assert 1 == exporter.scrape(1).value("ssis_scrape_timed_out", source="local")
         assert 0 == exporter.serving.stop()
 
