@@ -368,6 +368,7 @@ def test_junk_from_managed_code_does_not_reach_the_protocol(estate: Estate, sour
         ("print('hello')", "did not say hello"),
         ('print(\'{"hello": 99, "pid": 1, "release": 160, "assembly": "x"}\')', "protocol 99"),
         ("import sys; sys.exit('no CLR here')", "no CLR here"),
+        ("import sys; sys.exit('no CLR here\\n=====')", "no CLR here"),
         (f"{HELLO}; print('segfault at 0', flush=True); sys.stdin.readline()", "understood"),
         (f'{HELLO}; print(\'{{"id":1,"ok":{{"running":7}}}}\', flush=True); sys.stdin.readline()', "understood"),
         (

@@ -44,7 +44,7 @@ class HelperProcess:
         """What it says; None when that is all."""
 
         self.last_words = ""
-        """The last line of its standard error."""
+        """The last line of its standard error that has words."""
 
         options: dict[str, Any] = dict(start_options())
         if environment is not None:
@@ -134,6 +134,7 @@ class HelperProcess:
         assert self._popen.stderr is not None
         while line := self._popen.stderr.readline(4096):
             text = line.decode("utf-8", "replace").strip()
-            if text:
+            # The dump of a CLR that crashed ends with a rule.
+            if any(character.isalnum() for character in text):
                 self.last_words = text
                 log.debug("helper %d: %s", self._popen.pid, text)
