@@ -620,3 +620,10 @@ def test_the_probe_command_prints_what_the_api_answers(estate: Estate) -> None:
     assert (0, 1) == (fine.returncode, missing.returncode), fine.stderr + missing.stderr
     assert "Load" == json.loads(fine.stdout)["packages"][0]["PackageName"]["value"]
     assert "not installed" in json.loads(missing.stdout)["error"]
+
+    estate.faults("UserName throw 0x800706BA")
+    spoilt = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    assert 1 == spoilt.returncode, spoilt.stderr
+    [package] = json.loads(spoilt.stdout)["packages"]
+    assert ("Load", "0x800706BA") == (package["PackageName"]["value"], package["UserName"]["error"]["hresult"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -54,6 +55,9 @@ def command(release: str | None, server: str, time_limit: float, runtime: str, p
         report |= _ask(source)
     except SourceError as exc:
         report["error"] = str(exc)
+        # One property that fails spoils a listing; the raw values tell which one it is.
+        with suppress(SourceError):
+            report |= source.probe()
     finally:
         source.close()
     click.echo(json.dumps(report, indent=2))
