@@ -272,7 +272,13 @@ class Looker:
         while memory.fill is not None and (not asked or self._monotonic() - began < budget):
             low, high = memory.fill.next_piece()
             at = self._monotonic()
-            for row in queries.open_between(low, high, deadline):
+            try:
+                rows = queries.open_between(low, high, deadline)
+            except TimeoutError:
+                # Otherwise the same piece would be too wide for ever.
+                memory.fill.narrow()
+                raise
+            for row in rows:
                 if row.execution_id not in memory.open:
                     memory.keep(row, now)
             memory.fill.read(low, self._monotonic() - at)

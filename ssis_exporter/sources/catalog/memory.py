@@ -86,7 +86,11 @@ class Fill:
         if seconds < QUICK:
             self._width *= 4
         elif seconds > SLOW:
-            self._width = max(self._width // 2, 500)
+            self.narrow()
+
+    def narrow(self) -> None:
+        """A piece took long, or could not be read in time: the next one is half as wide."""
+        self._width = max(self._width // 2, 500)
 
 
 class Memory:
