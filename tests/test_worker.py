@@ -51,6 +51,18 @@ def test_a_look_gives_the_snapshot(worker: SourceWorker, source: FakeSource) -> 
     assert 1 == runs_in(worker.look().result(DEADLINE))
 
 
+def test_a_source_knows_how_long_this_looks_scrape_waits(worker: SourceWorker, source: FakeSource) -> None:
+    """
+    What an earlier scrape could wait for is nothing to a look that is not for a scrape.
+    """
+    waits = []
+    for look in (lambda: worker.look(timedelta(seconds=3)), worker.look_afresh, worker.look):
+        look().result(DEADLINE)
+        waits.append(source.asked_within)
+
+    assert [timedelta(seconds=3), None, None] == waits
+
+
 def test_the_source_is_called_on_a_thread_of_its_own(worker: SourceWorker) -> None:
     """
     Every call runs on the worker's one thread, never on the caller's.

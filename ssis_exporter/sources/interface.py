@@ -39,7 +39,7 @@ class Source(ABC):
 
     asked_within: timedelta | None = None
     """
-    How long the scrape that asked last waits for its answer; set before a `snapshot`, None until the first scrape.
+    How long the scrape waits that asks for this look; set before each `snapshot`, None where it is not for a scrape.
 
     A peer that says nothing for so long need not be waited for: the next scrape will ask again, on a new connection.
     """

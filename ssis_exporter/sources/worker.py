@@ -158,8 +158,7 @@ class SourceWorker:
 
     def _look_once(self, within: timedelta | None) -> Look:
         began = self._monotonic()
-        if within is not None:
-            self.source.asked_within = within
+        self.source.asked_within = within
         outcome: Snapshot | SourceError
         try:
             outcome = self._check.take(self.source.snapshot())

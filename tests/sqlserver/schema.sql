@@ -1,5 +1,5 @@
 -- Tables, views, roles and a procedure shaped like those of SSISDB, as far as the exporter meets them: names, types and
--- the filter by rows as in SSIS-CONTRACT. The real thing has CLR code behind the procedure and the function.
+-- the filter by rows as in its own scripts. The real thing has CLR code behind the procedure and the function.
 CREATE DATABASE SSISDB;
 GO
 USE SSISDB;

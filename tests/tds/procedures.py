@@ -1,4 +1,4 @@
-"""`catalog.stop_operation` as SSIS-CONTRACT tells it: who may, what it answers by state, what it leaves behind."""
+"""`catalog.stop_operation` as its page and its script tell it: who may, its answers by state, what it leaves behind."""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
 """
 Every query of a look, beside the code that reads its rows.
 
-All of them seek by `execution_id`, the only thing that the catalog's tables are sorted by (SSIS-CONTRACT B.10), and use
-nothing that SQL Server 2012 lacks. The ids that are asked for travel packed in one binary parameter, so one plan in the
-server's cache serves every look, and the 2 100 parameters of a statement are no limit.
+All of them seek by `execution_id`, the only thing that the catalog's tables are sorted by (`internal.operations` has
+its clustered key there and no index on status or times, by the scripts that make SSISDB), and use nothing that SQL
+Server 2012 lacks. The first and the last row are asked for by order, not by MIN and MAX: those need not become a seek
+where a view joins tables. The ids that are asked for travel packed in one binary parameter, so one plan in the server's
+cache serves every look, and the 2 100 parameters of a statement are no limit.
 """
 
 # ruff: noqa: S608 - built from constants and names of columns; every value travels as a parameter
@@ -46,7 +48,8 @@ _PLACE = (
     "SELECT SYSDATETIMEOFFSET() AS server_now, ORIGINAL_LOGIN() AS login_name,"
     " IS_SRVROLEMEMBER(N'sysadmin') AS is_sysadmin, IS_MEMBER(N'ssis_admin') AS is_admin,"
     " IS_MEMBER(N'ssis_logreader') AS is_logreader,"
-    " (SELECT MAX(e.execution_id) FROM catalog.executions AS e) AS highest,"
+    " (SELECT TOP (1) e.execution_id FROM catalog.executions AS e WHERE e.execution_id > 0"
+    " ORDER BY e.execution_id DESC) AS highest,"
     " {fork} AS fork,"
     " (SELECT d.create_date FROM sys.databases AS d WHERE d.name = DB_NAME()) AS create_date,"
     " @@SERVERNAME AS server_name"
@@ -192,8 +195,12 @@ class Queries:
 
     def lowest(self, deadline: Deadline) -> int:
         """The lowest id; 0 when there is none."""
-        sql = "SELECT MIN(e.execution_id) AS lowest FROM catalog.executions AS e"
-        return int(_results(self._connection.query(sql, [], deadline), 1)[0][0][0] or 0)
+        sql = (
+            "SELECT TOP (1) e.execution_id FROM catalog.executions AS e WHERE e.execution_id > 0"
+            " ORDER BY e.execution_id"
+        )
+        rows = _results(self._connection.query(sql, [], deadline), 1)[0]
+        return int(rows[0][0]) if rows else 0
 
     def open_between(self, low: int, high: int, deadline: Deadline) -> list[Row]:
         """The open runs from `low` to below `high`."""

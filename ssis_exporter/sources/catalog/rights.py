@@ -9,7 +9,7 @@ from ssis_exporter.model import Scope, Visibility
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rights:
-    """The roles that decide which rows of the catalog's views a login is shown (SSIS-CONTRACT B.6)."""
+    """The roles that decide which rows of the catalog's views a login is shown (the filter of `catalog.executions`)."""
 
     login: str = ""
     sysadmin: bool = False
