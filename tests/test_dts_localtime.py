@@ -74,6 +74,30 @@ def test_an_unwatched_start_is_exact_or_marked(zone: ZoneInfo, instant: datetime
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin"], indirect=True)
+@pytest.mark.parametrize("change", ["2026-10-25 00:00", "2026-10-25 01:00", "2026-10-25 02:00", "2026-03-29 01:00"])
+@pytest.mark.parametrize("beside", [-0.4, 0, 0.4])
+@pytest.mark.parametrize("rounded", [-0.5, 0, 0.5])
+@pytest.mark.parametrize("age", [0, 60, 5000, 90_000])
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_rounded_date_beside_the_double_hour(
+    zone: ZoneInfo, change: str, beside: float, rounded: float, age: int, *, watched: bool
+) -> None:
+    """
+    Rounding that moves a date into the double hour or out of it makes no certain start wrong, and no run too old.
+    """
+    instant = datetime.fromisoformat(change).replace(tzinfo=UTC) + timedelta(seconds=beside)
+    said = local_ticks(instant, zone) + int(rounded * 10_000_000)
+    not_there = instant - timedelta(seconds=30) if watched else None
+    start = utc_start(said, seen_at=instant + timedelta(seconds=age), not_there_at=not_there)
+
+    assert start is not None
+    off = (start.at - instant).total_seconds()
+    assert off >= -1
+    assert off <= 1 or not start.certain
+    assert start.certain or not watched or age > 60
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin"], indirect=True)
 def test_the_double_hour(zone: ZoneInfo) -> None:
     """
     In autumn's double hour: the first pass while the second has not come, what was watched, and the younger one else.

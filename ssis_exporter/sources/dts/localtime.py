@@ -18,6 +18,8 @@ EARLIEST = datetime(1990, 1, 1)  # noqa: DTZ001 - as above
 SLACK = timedelta(seconds=5)
 """How far the API's clock readings may lie from ours: dates are rounded, and a listing takes its time."""
 
+ROUNDED = timedelta(seconds=1)
+"""By how much a date may be rounded: a COM date is a fraction of a day, and conversions keep whole seconds."""
 
 CANNOT_BE = timedelta(minutes=20)
 """
@@ -60,8 +62,10 @@ def utc_start(ticks: int, *, seen_at: datetime, not_there_at: datetime | None, i
         if is_utc:
             first = second = told.replace(tzinfo=UTC)
         else:
-            first = datetime.fromtimestamp(told.replace(fold=0).timestamp(), UTC)
-            second = datetime.fromtimestamp(told.replace(fold=1).timestamp(), UTC)
+            # A date that was rounded may lie just outside the double hour that its run began in, or just inside the
+            # missing one.
+            first = min(_utc(told + by, fold=0) - by for by in (-ROUNDED, timedelta(), ROUNDED))
+            second = max(_utc(told + by, fold=1) - by for by in (timedelta(), ROUNDED))
     except (OverflowError, ValueError, OSError):
         return None
     if first > seen_at:
@@ -69,8 +73,7 @@ def utc_start(ticks: int, *, seen_at: datetime, not_there_at: datetime | None, i
         return Start(seen_at, certain=first <= seen_at + SLACK, rests_on_sight=True)
     if not_there_at is not None and max(first, second) < not_there_at - CANNOT_BE:
         return Start(seen_at, certain=False, rests_on_sight=True)
-    # Outside the double hour both are equal; in the missing hour of spring `fold` turns the other way round, and
-    # the reading by the offset before the change is the one that a rounded date can really have.
+    # Outside the double hour both are equal; in the missing hour of spring `fold` turns the other way round.
     if second <= first:
         return Start(first, certain=True)
     if second > seen_at + SLACK:
@@ -78,3 +81,7 @@ def utc_start(ticks: int, *, seen_at: datetime, not_there_at: datetime | None, i
     second = min(second, seen_at)
     watched = not_there_at is not None and first < not_there_at - SLACK
     return Start(second, certain=watched, rests_on_sight=True)
+
+
+def _utc(told: datetime, *, fold: int) -> datetime:
+    return datetime.fromtimestamp(told.replace(fold=fold).timestamp(), UTC)
