@@ -25,7 +25,8 @@ two machines that are further apart than this refuse: in doubt the alert is abou
 
 def plain_name(name: str) -> str:
     """A package, folder or project as it is compared: without case, without `.dtsx`."""
-    folded = unicodedata.normalize("NFC", name).casefold()
+    # Folding may take a composed character apart, so that one spelling is composed again after it.
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
     return folded.removesuffix(".dtsx")
 
 
@@ -95,8 +96,18 @@ class Match:
 
 
 def _fits(pattern: str, value: str) -> bool:
-    pieces = (".*" if sign == "*" else "." if sign == "?" else re.escape(sign) for sign in plain_name(pattern))
-    return re.fullmatch("".join(pieces), plain_name(value), re.DOTALL) is not None
+    # Folding makes two characters of some, like the German sharp s: `?` also stands for the one that was written.
+    return any(_covers(form(pattern), form(value)) for form in (plain_name, _written_name))
+
+
+def _written_name(name: str) -> str:
+    composed = unicodedata.normalize("NFC", name)
+    return composed[: -len(".dtsx")] if composed.lower().endswith(".dtsx") else composed
+
+
+def _covers(pattern: str, value: str) -> bool:
+    pieces = (".*" if sign == "*" else "." if sign == "?" else re.escape(sign) for sign in pattern)
+    return re.fullmatch("".join(pieces), value, re.DOTALL | re.IGNORECASE) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -118,6 +118,30 @@ def test_never_also_holds_for_what_is_not_known(unknown: str) -> None:
     assert Refused("rule 2", RefusalReason.NEVER) == decide(stop(Match(source="*")), rule, run=run)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "package_name"),
+    [
+        pytest.param("Gro?rechnung", "Gro\N{LATIN SMALL LETTER SHARP S}rechnung", id="sharp s"),
+        pytest.param("gro??rechnung.DTSX", "Gro\N{LATIN SMALL LETTER SHARP S}rechnung", id="sharp s folded"),
+        pytest.param("GRO?RECHNUNG.dtsx", "Gro\N{LATIN SMALL LETTER SHARP S}rechnung.DTSX", id="sharp s, other case"),
+        pytest.param("?stanbul", "\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}stanbul", id="dotted I"),
+        pytest.param("?bersicht", "U\N{COMBINING DIAERESIS}bersicht", id="decomposed"),
+        pytest.param(
+            "\N{GREEK CAPITAL LETTER IOTA}\N{COMBINING DIAERESIS}\N{COMBINING ACUTE ACCENT}*",
+            "\N{GREEK SMALL LETTER IOTA WITH DIALYTIKA AND TONOS}os",
+            id="taken apart by folding",
+        ),
+    ],
+)
+def test_never_holds_however_a_name_is_written(pattern: str, package_name: str) -> None:
+    """
+    Case and composition make no other name, and `?` stands for any one character, also for one that folds to two.
+    """
+    run = run_of(package_name)
+
+    assert Refused("rule 2", RefusalReason.NEVER) == decide(stop(), never(Match(package_name=pattern)), run=run)
+
+
 def test_never_does_not_spread_to_other_sources() -> None:
     """
     What is unknown of a run matters only where the rest of the rule fits it.
