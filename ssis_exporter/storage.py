@@ -210,6 +210,7 @@ class Database:
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         connection = self._open()
+        self._storage.claim()
         if self._files != self._files_now():
             raise StorageDamaged(f"{self.path} was taken away or replaced while it was in use")
         connection.execute("BEGIN IMMEDIATE")

@@ -31,9 +31,12 @@ class Storage:
 
         The lock is the operating system's, so a process that was killed leaves none behind. Raises `StorageInUse`
         when another exporter works here, `StorageReadOnly` and `StorageError` when nothing can be written. Each file
-        of the folder does this on its own thread.
+        of the folder does this on its own thread, before each thing it writes: without its name the lock keeps nobody
+        out.
         """
         with self._claiming:
+            if self._lock_file is not None and not _is_at(self._lock_file, self.folder / "lock"):
+                self.release()
             if self._lock_file is None:
                 self._claim()
 
@@ -82,6 +85,14 @@ else:
     def _lock(lock_file: IO[bytes]) -> None:
         # flock, not lockf: a lock of the second kind is lost as soon as this process closes the file anywhere else.
         fcntl.flock(lock_file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    """Whether the open file still is the one of this name. On Windows nobody can take it away."""
+    try:
+        return sys.platform == "win32" or os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def _owner(path: Path) -> str:

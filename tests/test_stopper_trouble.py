@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ssis_exporter.model import (
 from ssis_exporter.policy import Action, Breaker, Match, Rule
 from ssis_exporter.stopper import StopSettings
 from ssis_exporter.testing import FakeSource
-from tests.stopping import EVERYTHING, Scene, kinds, play
+from tests.stopping import BEGIN, EVERYTHING, GRACE, Scene, kinds, play
 
 # After a restart.
 
@@ -92,6 +93,29 @@ def test_a_second_exporter_on_the_same_folder_does_not_start(tmp_path: Path) -> 
         await other.stopper.close()
 
     play(tmp_path, work)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows takes no file away that is open")
+def test_a_second_exporter_after_the_lock_was_taken_away(tmp_path: Path) -> None:
+    """
+    Only the later one stops: the first takes nothing more, and what it had open is not asked by both.
+    """
+
+    async def work(first: Scene) -> None:
+        first.source.start("1", started_at=BEGIN)
+        await first.stopper.submit([first.nominate("1")])
+        await first.time.advance(1)
+        (tmp_path / "lock").unlink()
+        async with Scene(tmp_path, rules=[GRACE]) as other:
+            other.source.start("1", started_at=BEGIN)
+            with pytest.raises(StorageInUse):
+                await first.stopper.submit([first.nominate("2")])
+            await first.time.advance(600)
+            assert "stopped" == await other.outcome("1")
+        assert [] == first.source.stop_requests
+        assert ["1"] == other.source.stop_requests
+
+    play(tmp_path, work, rules=[GRACE])
 
 
 # Trouble with the ledger.

@@ -393,6 +393,36 @@ def test_the_lock_of_a_killed_owner_is_free(tmp_path: Path) -> None:
     storage.release()
 
 
+@posix_only
+def test_whoever_lost_the_name_of_the_lock_writes_no_more(tmp_path: Path) -> None:
+    """
+    Somebody takes the lock away, because it looks like one that was left behind, and another exporter starts: the
+    first one writes nothing until the other has ended. Where none started, the lock is there again.
+    """
+
+    async def work() -> None:
+        async with File(tmp_path) as first:
+            await first.add("1")
+            (tmp_path / "lock").unlink()
+            await first.add("2")
+            with pytest.raises(StorageInUse):
+                Storage(tmp_path).claim()
+
+            (tmp_path / "lock").unlink()
+            other = Storage(tmp_path)
+            other.claim()
+            with pytest.raises(StorageInUse):
+                await first.add("3")
+            assert 0 == first.registry.get_sample_value("ssis_storage_up")
+            assert ["1", "2"] == await first.notes()
+
+            other.release()
+            await first.add("4")
+            assert ["1", "2", "4"] == await first.notes()
+
+    asyncio.run(work())
+
+
 def test_a_full_disk(tmp_path: Path) -> None:
     """
     No room: nothing is written, what was there stays, and it goes on when there is room again.
