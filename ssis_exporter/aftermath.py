@@ -82,12 +82,14 @@ class Aftermath(StopWork):
         worker = self._around.worker(self.row.key.source)
         assert worker is not None
         typical = self._around.typical(run.facts)
+        # Grace is the time to object to the request, which is over.
+        waited = timedelta.max
         self.row = await self._around.ledger.escalate(self.row, self._around.now())
         try:
             await act(
                 worker,
                 lambda source: source.force_stop(run),
-                forbidden=lambda: self._forbidden(_as_before_the_request(run), typical),
+                forbidden=lambda: self._forbidden(_as_before_the_request(run), typical, waited),
                 limit=self._around.settings().look_timeout,
                 wait=self._around.wait,
             )

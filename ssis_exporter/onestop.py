@@ -110,7 +110,7 @@ class OneStop(Aftermath):
         self.row = requested
 
         # Request the stop, then look until it is gone or time is up; the outcome.
-        ended = await self._ask(found)
+        ended = await self._ask(found, waited)
         if ended is not None:
             return await self._settle(ended)
         self.is_asking = False
@@ -248,7 +248,7 @@ class OneStop(Aftermath):
 
     # The request.
 
-    async def _ask(self, go: Go) -> End | None:
+    async def _ask(self, go: Go, waited: timedelta) -> End | None:
         """Asks, once. An end where nothing was done; otherwise the row says whether the source may have heard."""
         assert self._worker is not None
         self.waits_for = "the source to take the request"
@@ -258,7 +258,7 @@ class OneStop(Aftermath):
             reply = await act(
                 self._worker,
                 lambda source: source.request_stop(go.run),
-                forbidden=lambda: self._forbidden(go.run, typical),
+                forbidden=lambda: self._forbidden(go.run, typical, waited),
                 limit=self._around.settings().look_timeout,
                 wait=self._around.wait,
             )

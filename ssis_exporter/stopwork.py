@@ -133,12 +133,18 @@ class StopWork:
         source = self._stoppable()
         return source is not None and source.tells_stopping
 
-    def _forbidden(self, run: Execution, typical: timedelta | None) -> str | None:
-        """On the source's thread, in the moment before acting: hold, mode and rules as they are now."""
+    def _forbidden(self, run: Execution, typical: timedelta | None, waited: timedelta) -> str | None:
+        """
+        On the source's thread, in the moment before acting: hold, mode and rules as they are now.
+
+        `waited` is the grace that is over.
+        """
         held = self._around.held() or self._around.hold.reason()
         if held is not None:
             return f"all stopping is on hold: {held}"
         if self._around.settings().mode is not StopMode.ARMED:
             return "stopping is no longer armed"
         verdict = self._around.judge_knowing(typical, self.row.nominations, run)
-        return verdict.text if isinstance(verdict, Refused) else None
+        if isinstance(verdict, Refused):
+            return verdict.text
+        return f"{verdict.rule} gives it a longer grace by now" if verdict.grace > waited else None

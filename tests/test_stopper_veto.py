@@ -19,7 +19,7 @@ from ssis_exporter.model import (
     StopMode,
 )
 from ssis_exporter.policy import Policy
-from tests.stopping import GRACE, Scene, kinds, play
+from tests.stopping import EVERYTHING, GRACE, Scene, kinds, play
 
 
 def test_a_resolved_alert_vetoes(tmp_path: Path) -> None:
@@ -82,6 +82,28 @@ def test_a_grace_that_a_reload_made_longer_is_waited_for(tmp_path: Path, before:
         assert 600 <= scene.time.seconds < 660
 
     play(tmp_path, work, rules=[replace(GRACE, grace=before)])
+
+
+def test_a_grace_that_a_reload_made_longer_in_the_last_moment_is_waited_for(tmp_path: Path) -> None:
+    """
+    The reload comes while the evidence is gathered: the source is not asked before that grace is over.
+    """
+
+    async def work(scene: Scene) -> None:
+        def evidence(_: Execution) -> dict[str, str]:
+            scene.stopper.reconfigure(replace(scene.settings, policy=Policy((GRACE,))))
+            return {}
+
+        scene.source.evidence = evidence  # type: ignore[method-assign]
+        scene.source.start("1")
+        await scene.stopper.submit([scene.nominate("1")])
+        await scene.time.advance(119)
+        assert [] == scene.source.stop_requests
+        assert "not_asked" in kinds(tmp_path)
+        assert "stopped" == await scene.outcome("1")
+        assert ["1"] == scene.source.stop_requests
+
+    play(tmp_path, work, rules=[EVERYTHING])
 
 
 @pytest.mark.parametrize("step", [-86_400.0, -1.0, 86_400.0])
