@@ -213,13 +213,16 @@ def _alert(raw: RawAlert, number: int) -> Alert:
         _text(name, f"alerts[{number}].labels")
         _text(value, f"alerts[{number}].labels")
     firing = raw.status == "firing"
+    starts_at = _time(raw.starts_at, f"alerts[{number}].startsAt")
     ends_at = _time(raw.ends_at, f"alerts[{number}].endsAt") if raw.ends_at else None
+    # A firing alert has Go's zero time here, or the moment at which it would be taken for resolved; an end before the
+    # beginning tells nothing.
+    ended = not firing and ends_at is not None and ends_at >= starts_at
     return Alert(
         firing=firing,
         labels=raw.labels,
-        starts_at=_time(raw.starts_at, f"alerts[{number}].startsAt"),
-        # A firing alert has Go's zero time here, or the moment at which it would be taken for resolved.
-        ends_at=None if firing else ends_at,
+        starts_at=starts_at,
+        ends_at=ends_at if ended else None,
         fingerprint=_text(raw.fingerprint, f"alerts[{number}].fingerprint"),
     )
 

@@ -141,6 +141,26 @@ def test_a_resolved_alert_of_ours_is_a_veto() -> None:
     assert ExecutionKey("sqlprod01", "41287") == found.nomination.key
 
 
+@pytest.mark.parametrize(
+    ("ends_at", "told"),
+    [
+        ("2026-11-22T15:00:00Z", datetime(2026, 11, 22, 15, 0, tzinfo=UTC)),
+        (STARTS_AT, datetime(2026, 11, 22, 14, 48, 36, 584000, tzinfo=UTC)),
+        ("2026-11-22T14:48:36.583Z", None),
+        ("0001-01-01T00:00:00Z", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_an_end_before_the_beginning_tells_nothing(ends_at: str | None, told: datetime | None) -> None:
+    """
+    A veto whose moment nobody knows counts, and must not seem to be older than the alert that nominated.
+    """
+    (only,) = read(body(alert(status="resolved", endsAt=ends_at))).alerts
+
+    assert told == only.ends_at
+
+
 def test_the_status_of_the_group_means_nothing() -> None:
     """
     A group is firing when any alert in it is: only each alert's own status counts.

@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tornado.web import Application, RequestHandler
 
 from ssis_exporter import following, ledger, storage
-from ssis_exporter.addresses import parse_address
+from ssis_exporter.addresses import Address, parse_address
 from ssis_exporter.alertmessage import AlertMessage, read_message
 from ssis_exporter.cli import exits, run
 from ssis_exporter.cli import stop as stop_command
 from ssis_exporter.control import ADDRESS, FOLDER, KEY, Control
 from ssis_exporter.errors import StorageLocked
 from ssis_exporter.ledger import NAME
+from ssis_exporter.listening import Listener
 from ssis_exporter.model import StopMode
 from ssis_exporter.policy import Action, Match, Rule
 from tests.serving import LoopThread, loop_thread
@@ -449,6 +451,30 @@ def test_hold_where_the_file_cannot_be_written(service: Service, capsys: pytest.
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{told}{service.folder / 'hold'} cannot be written: ")
     assert service.thread.call(lambda: service.scene.stopper.held) is not None
+
+
+def test_hold_rests_on_the_file_and_on_nobodys_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    Another program has the port of a service that was killed, and says yes to everything: the file is there all the
+    same.
+    """
+
+    class SaysYes(RequestHandler):
+        def post(self) -> None:
+            self.finish({})
+
+    (tmp_path / "lock").touch()
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / KEY).write_text("0" * 64)
+    with loop_thread() as thread:
+        listener = Listener(Application([(".*", SaysYes)]), [Address("127.0.0.1", 0)])
+        thread.run(listener.start)
+        (tmp_path / FOLDER / ADDRESS).write_text(str(listener.addresses[0]))
+        assert exits.OK == run(["hold", "--reason", "month end", "--storage.path", str(tmp_path)])
+        thread.run(lambda: listener.drain(1))
+    assert "on hold" in capsys.readouterr().out
+
+    assert "month end" in (tmp_path / "hold").read_text()
 
 
 def test_hold_that_nobody_can_write_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,9 @@ def command(
     text = f"{reason} ({operator()})" if reason else operator()
     hold = Hold(folder)
     failed = _tell_service(folder, text)
+    if failed is None and hold.reason() is None:
+        # Another program has the port of a service that was killed, or a `resume` came right behind.
+        failed = ""
     if failed is not None:
         try:
             hold.begin(text)
