@@ -124,22 +124,26 @@ def body_is_too_large(headers: HTTPHeaders) -> bool:
     return length.isascii() and length.isdecimal() and (len(length) > 18 or int(length) > MAX_BODY_BYTES)
 
 
-class LargeBodies(Matcher):
-    """Routes requests with too large a body, whatever their path."""
+class UnfitBodies(Matcher):
+    """Routes requests with too large a body, or one whose length nobody told, whatever their path."""
 
     def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
         """As `Matcher`."""
-        return {} if body_is_too_large(request.headers) else None
+        return {} if "Transfer-Encoding" in request.headers or body_is_too_large(request.headers) else None
 
 
 @stream_request_body
-class TooLarge(Handler):
-    """Every request with too large a body: answered before anything of it is read."""
+class UnfitBody(Handler):
+    """Every request with such a body: answered before anything of it is read."""
 
     async def prepare(self) -> None:
-        """413 for every method, once the guard let it pass."""
+        """411 or 413 for every method, once the guard let it pass."""
         await super().prepare()
-        if not self._finished:
+        if self._finished:
+            return
+        if "Transfer-Encoding" in self.request.headers:
+            self.refuse(HTTPStatus.LENGTH_REQUIRED, "no path here takes a body without Content-Length")
+        else:
             self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {MAX_BODY_BYTES} bytes")
 
 

@@ -20,7 +20,7 @@ from ssis_exporter.baseline import Baseline
 from ssis_exporter.config import Config
 from ssis_exporter.errors import SsisExporterError
 from ssis_exporter.exposition import Format, accepts_gzip, compress, negotiate, render
-from ssis_exporter.handlers import Guard, Handler, LargeBodies, NotFound, TooLarge, log_request
+from ssis_exporter.handlers import Guard, Handler, NotFound, UnfitBodies, UnfitBody, log_request
 from ssis_exporter.historyfile import Failure
 from ssis_exporter.labels import clean_line
 from ssis_exporter.model import ExecutionFacts, Reading
@@ -98,7 +98,7 @@ def make_application(exporter: Served, settings: WebSettings) -> Application:
     }
     return Application(
         [
-            (LargeBodies(), TooLarge),
+            (UnfitBodies(), UnfitBody),
             (re.escape(settings.telemetry_path), MetricsHandler, given),
             ("/", PageHandler, given),
             ("/probe", ProbeHandler, given),

@@ -381,6 +381,20 @@ def test_a_large_body_is_413_before_it_is_sent(request_line: str, length: str) -
     assert "nosniff" == answer.headers["x-content-type-options"]
 
 
+@pytest.mark.parametrize("request_line", ["GET /metrics", "POST /-/reload", "PUT /nowhere"])
+@pytest.mark.parametrize("header", ["chunked", "gzip, chunked", "chunked\r\nContent-Length: 5", "CHUNKED"])
+@pytest.mark.parametrize("body", ["0\r\n\r\n", "100001\r\n", "ffffffffffffffff\r\n", "no number\r\n"])
+def test_a_body_without_a_length_is_411_before_it_is_read(request_line: str, header: str, body: str) -> None:
+    """
+    Small or endless: how large a chunked body is, nobody knows before it was read. The connection ends.
+    """
+    head = f"{request_line} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: {header}\r\n\r\n"
+    with site("a") as here:
+        answer = Answer.parse(here.served.ask(f"{head}{body}GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()))
+
+    assert (411, "no path here takes a body without Content-Length\n") == (answer.status, answer.text)
+
+
 def test_who_may_not_ask_is_not_told_of_a_large_body() -> None:
     """
     The guard comes first.
@@ -398,6 +412,7 @@ def test_who_may_not_ask_is_not_told_of_a_large_body() -> None:
 
     with site("a", settings=WebSettings(guard=Closed())) as here:
         assert 401 == here.get("/metrics", f"Content-Length: {MAX_BODY_BYTES + 1}").status
+        assert 401 == here.get("/metrics", "Transfer-Encoding: chunked").status
 
 
 def test_a_body_of_the_full_size_is_read() -> None:
