@@ -31,6 +31,7 @@ from ssis_exporter.policy import Breaker
 from ssis_exporter.stopview import PastStop, Stage
 from ssis_exporter.storage import Database, StorageMetrics, open_read_only
 from ssis_exporter.storagefolder import Storage, set_aside
+from ssis_exporter.wallclock import Step
 
 NAME = "ledger.sqlite"
 
@@ -99,6 +100,10 @@ class Ledger:
         except StorageDamaged:
             return await self.database.set_aside()
         raise StorageError(_SOUND.format(self.database.path))
+
+    async def remembered_clock(self) -> tuple[list[Step], float | None]:
+        """What `WallClock.recall` is to know of the time before this start."""
+        return await self.database.read(self._clock.remembered)
 
     async def mark(self) -> None:
         """Writes down how much time has passed, so that no later start takes it for less."""

@@ -89,6 +89,23 @@ CREATE TABLE clock (
     monotonic REAL NOT NULL
 )
 """,
+    # When both clocks were read together, in which boot, with no step of the wall since; and the steps before.
+    """
+ALTER TABLE clock ADD COLUMN since_wall REAL;
+
+ALTER TABLE clock ADD COLUMN since_monotonic REAL;
+
+ALTER TABLE clock ADD COLUMN boot TEXT NOT NULL DEFAULT '';
+
+UPDATE clock SET since_wall = wall, since_monotonic = monotonic;
+
+CREATE TABLE clock_steps (
+    id INTEGER PRIMARY KEY,
+    passed REAL NOT NULL,
+    shown REAL NOT NULL,
+    moved REAL NOT NULL
+)
+""",
 )
 
 

@@ -334,6 +334,8 @@ class Stopper:
             await self._ledger.open()
             if self._taken_up:
                 return
+            self._around.clock.recall(*await self._ledger.remembered_clock())
+            await self._ledger.mark()
             rows = await self._ledger.open_rows()
             self._last.clear()
             self._last.extend(await self._ledger.last_outcomes(LAST_OUTCOMES))

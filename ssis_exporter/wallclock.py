@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -25,10 +25,7 @@ class Step:
     """The clock was set, or the machine slept: the monotonic clock knows of neither."""
 
     at: float
-    """By the monotonic clock."""
-
-    before: float
-    """How far the wall was ahead of the monotonic clock before."""
+    """When that was noticed, by the monotonic clock."""
 
     shown: datetime
     """What the wall showed right before."""
@@ -38,14 +35,36 @@ class Step:
 
 
 class WallClock:
-    """Notices when the clock is set while the exporter runs; a start begins without a doubt. From any thread."""
+    """
+    Notices when the clock is set while the exporter runs, and with `recall` what was set before. From any thread.
+    """
 
     def __init__(self, *, now: Callable[[], datetime], monotonic: Callable[[], float]) -> None:
         self._now = now
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._ahead = now().timestamp() - monotonic()
+        self._began, self._began_at = now(), monotonic()
+        self._ahead = self._ahead_at_first = self._began.timestamp() - self._began_at
         self._steps: list[Step] = []
+        self._has_recalled = False
+
+    def recall(self, steps: Sequence[Step], ahead: float | None) -> None:
+        """
+        What is known of the time before this start; only the first call counts.
+
+        `ahead` is how far the wall was ahead of this monotonic clock when both were last read before; None where
+        nobody knows, because the machine was started in between.
+        """
+        with self._lock:
+            if self._has_recalled:
+                return
+            self._has_recalled = True
+            before = list(steps)
+            by = timedelta(seconds=self._ahead_at_first - ahead) if ahead is not None else timedelta()
+            if abs(by) >= TOLERANCE:
+                before.append(Step(at=self._began_at, shown=self._began - by, by=by))
+                _tell(by)
+            self._steps = bounded([*before, *self._steps])
 
     def look(self) -> datetime:
         """The time now; to be called often, so that a step is noticed soon after it was made."""
@@ -56,11 +75,13 @@ class WallClock:
         """The time now and, while in doubt, what it would be had the clock not been set."""
         with self._lock:
             now = self._look()
-            since = self._monotonic() - DOUBT.total_seconds()
-            return [
-                now,
-                *(now - timedelta(seconds=self._ahead - step.before) for step in self._steps if step.at > since),
-            ]
+            readings, total = [now], timedelta()
+            for step in reversed(self._steps):
+                if step.at <= self._monotonic() - DOUBT.total_seconds():
+                    break
+                total += step.by
+                readings.append(now - total)
+            return readings
 
     def set_forward_since(self, began: datetime) -> timedelta:
         """
@@ -82,18 +103,24 @@ class WallClock:
         ahead = now.timestamp() - monotonic
         by = timedelta(seconds=ahead - self._ahead)
         if abs(by) >= TOLERANCE:
-            step = Step(at=monotonic, before=self._ahead, shown=now - by, by=by)
-            self._steps = _bounded([*self._steps, step])
+            step = Step(at=monotonic, shown=now - by, by=by)
+            self._steps = bounded([*self._steps, step])
             self._ahead = ahead
-            word = "forward" if by > timedelta() else "back"
-            log.warning("the clock of this machine was set %s by %s, or the machine slept", word, abs(by))
+            _tell(by)
         return now
 
 
-def _bounded(steps: list[Step]) -> list[Step]:
-    if len(steps) <= MOST_STEPS:
-        return steps
-    first, second, *rest = steps
-    # In doubt the run began before the step that makes it look older.
-    by = second.by + max(first.by, timedelta())
-    return [Step(at=second.at, before=first.before, shown=max(first.shown, second.shown), by=by), *rest]
+def bounded(steps: Sequence[Step]) -> list[Step]:
+    """No more than are kept apart, and none of them forgotten."""
+    kept = list(steps)
+    while len(kept) > MOST_STEPS:
+        first, second, *rest = kept
+        # In doubt the run began before the step that makes it look older.
+        by = second.by + max(first.by, timedelta())
+        kept = [Step(at=second.at, shown=max(first.shown, second.shown), by=by), *rest]
+    return kept
+
+
+def _tell(by: timedelta) -> None:
+    word = "forward" if by > timedelta() else "back"
+    log.warning("the clock of this machine was set %s by %s, or the machine slept", word, abs(by))

@@ -187,7 +187,7 @@ class Scene:
             self.storage,
             metrics=StorageMetrics(self.registry),
             executor=InlineExecutor(),
-            clock=LedgerClock(now=self.time.now, monotonic=self.time.monotonic),
+            clock=LedgerClock(now=self.time.now, monotonic=self.time.monotonic, boot=f"boot {self.time.booted_at}"),
         )
         self.stopper = Stopper(
             self.settings,

@@ -12,7 +12,8 @@ import pytest
 
 from ssis_exporter.ledgerclock import WAITS_IN_GRACE, LedgerClock
 from ssis_exporter.ledgerrows import SCHEMA
-from tests.stopping import Time
+from ssis_exporter.wallclock import MOST_STEPS, WallClock
+from tests.stopping import BEGIN, Time
 
 
 @contextlib.contextmanager
@@ -95,3 +96,99 @@ def test_another_file_has_its_own_time(tmp_path: Path) -> None:
             passed.append(clock.passed_in(connection))
 
     assert [60, 60] == passed
+
+
+def remembered(path: Path, time: Time, boot: str = "") -> tuple[list[timedelta], timedelta | None]:
+    """The steps that a start is told of, and the one that it finds by itself; None where it cannot know."""
+    clock = LedgerClock(now=time.now, monotonic=time.monotonic, boot=boot)
+    with opened(path) as connection:
+        steps, ahead = clock.remembered(connection)
+        clock.mark(connection)
+    wall = time.now().timestamp() - time.monotonic()
+    return [step.by for step in steps], timedelta(seconds=wall - ahead) if ahead is not None else None
+
+
+@pytest.mark.parametrize(
+    ("monotonic", "boot", "finds"),
+    [
+        (60, "a", timedelta(hours=2)),
+        (0, "a", timedelta(hours=2)),
+        (-1, "a", None),  # another boot, whatever it is called
+        (60, "b", None),
+    ],
+)
+def test_a_start_finds_a_step_of_the_same_boot_only(
+    tmp_path: Path, monotonic: float, boot: str, finds: timedelta | None
+) -> None:
+    """
+    A clock that began anew says nothing of the time before.
+    """
+    path = tmp_path / "file"
+    path.touch()
+    time = Time()
+    time.seconds = 5000.0
+    assert ([], None) == remembered(path, time, "a")
+    time.seconds += 60
+    time.booted_at = 60.0 - monotonic
+    time.set_by = 7200.0 + time.monotonic() - 5000.0 - 60
+    assert ([], finds) == remembered(path, time, boot)
+
+
+def test_a_step_is_kept_once(tmp_path: Path) -> None:
+    """
+    Each later start is told of it, at the moment by the ledger's clock at which it was noticed, and finds no other.
+    """
+    path = tmp_path / "file"
+    path.touch()
+    time = Time()
+    remembered(path, time)
+    time.seconds, time.set_by = 60.0, 7200.0
+    assert ([], timedelta(hours=2)) == remembered(path, time)
+    for _ in range(3):
+        time.seconds += 60
+        assert ([timedelta(hours=2)], timedelta()) == remembered(path, time)
+    with opened(path) as connection:
+        clock = LedgerClock(now=time.now, monotonic=time.monotonic, boot="")
+        [step], _ = clock.remembered(connection)
+        assert (60.0, BEGIN + timedelta(seconds=60)) == (step.at, step.shown)
+        # After a reboot its moment lies before the beginning of the new clock.
+        time.booted_at = time.seconds = 1000.0
+        clock = LedgerClock(now=time.now, monotonic=time.monotonic, boot="another")
+        [step], ahead = clock.remembered(connection)
+        assert (-180.0, None) == (step.at, ahead)
+
+
+def test_small_corrections_add_up(tmp_path: Path) -> None:
+    """
+    Each is less than a step, and none becomes what the next one is compared with.
+    """
+    path = tmp_path / "file"
+    path.touch()
+    time = Time()
+    for _ in range(6):
+        found = remembered(path, time)
+        time.seconds += 60
+        time.set_by += 1.1
+
+    assert ([], timedelta(seconds=5.5)) == found
+    assert ([timedelta(seconds=5.5)], timedelta(seconds=1.1)) == remembered(path, time)
+
+
+def test_however_often_a_clock_is_set_the_file_does_not_grow(tmp_path: Path) -> None:
+    """
+    Many steps become one, and none is forgotten.
+    """
+    path = tmp_path / "file"
+    path.touch()
+    time = Time()
+    for _ in range(3 * MOST_STEPS):
+        remembered(path, time)
+        time.seconds += 1
+        time.set_by += 60
+    with opened(path) as connection:
+        steps, ahead = LedgerClock(now=time.now, monotonic=time.monotonic, boot="").remembered(connection)
+    clock = WallClock(now=time.now, monotonic=time.monotonic)
+    clock.recall(steps, ahead)
+
+    assert MOST_STEPS == len(steps)
+    assert timedelta(minutes=3 * MOST_STEPS) == clock.set_forward_since(BEGIN)

@@ -169,10 +169,6 @@ class Witness:
         self.began: dict[ExecutionKey, float] = {}
         """When each run really began, whatever the clock on the wall says of it."""
 
-        self.clock_was_set = False
-        self.step_was_forgotten = False
-        """The exporter was started again after the clock was set: how old a run is, only that clock tells it."""
-
         self.seen: list[Execution] = []
         """Every run as each look showed it."""
 
@@ -243,8 +239,6 @@ class Witness:
         assert (run.facts.package_name, run.facts.folder) == (seen["package_name"], seen["folder"])
         assert "requested" in [event.kind for event in events], "nothing on disk"
         age = timedelta(seconds=self.scene.time.seconds - self.began[execution.key])
-        if self.step_was_forgotten:
-            age = max(age, execution.duration)
         return run, allowed_by_hand(self.policy, replace(run, duration=age))
 
     def _agrees(self, nomination: Nomination, run: Execution) -> bool:
@@ -297,10 +291,8 @@ class Witness:
                 self.mode = argument
                 self._reconfigure()
             case "restart":
-                self.step_was_forgotten = self.clock_was_set
                 await scene.restart(reboots=argument)
             case "set":
-                self.clock_was_set = True
                 scene.time.set_by += argument
                 # Somebody looks at the clock before it is set again.
                 await scene.time.advance(21)

@@ -12,7 +12,7 @@ import pytest
 
 from ssis_exporter.errors import SourceUnreachable
 from ssis_exporter.ledger import read_events
-from ssis_exporter.policy import Breaker, Hours
+from ssis_exporter.policy import Action, Breaker, Hours, Match, Policy, Rule
 from tests.stopping import BEGIN, EVERYTHING, Scene, play
 
 BREAKER = Breaker(stops=2, window=timedelta(minutes=10))
@@ -219,6 +219,115 @@ def test_a_clock_that_is_set_forward_makes_no_run_old(tmp_path: Path) -> None:
     play(tmp_path, work, rules=[replace(EVERYTHING, min_duration=timedelta(hours=1))])
 
 
+AN_HOUR = replace(EVERYTHING, min_duration=timedelta(hours=1))
+IN_TWO_HOURS = replace(EVERYTHING, hours=Hours(time(23), time(6)))
+
+
+@pytest.mark.parametrize("noticed", [True, False], ids=["while it ran", "while it did not run"])
+@pytest.mark.parametrize("ends", ["in order", "killed"])
+def test_a_restart_does_not_forget_that_a_clock_was_set(tmp_path: Path, ends: str, *, noticed: bool) -> None:
+    """
+    A run of a minute stays one of a minute, and for an hour the hours must hold for both readings; however the
+    exporter ended, and whether it saw the clock being set.
+    """
+
+    async def work(scene: Scene) -> None:
+        scene.source.start("1")
+        await stops(scene, "other")
+        await scene.time.advance(60)
+        if noticed:
+            scene.time.set_by = 7200.0
+            await scene.time.advance(5)
+        if ends == "killed":
+            scene.ledger.close = scene.ledger.database.close  # type: ignore[method-assign]
+        await scene.stopper.close()
+        scene.storage.release()
+        scene.time.set_by = 7200.0
+        scene.time.seconds += 5
+        scene.settings = replace(scene.settings, policy=Policy((IN_TWO_HOURS,)))
+        await scene.restart()
+        await scene.stopper.submit([scene.nominate("1")])
+        assert "refused" == await scene.outcome("1")
+        assert "outside_hours" == scene.reason()
+        await scene.restart()
+        scene.stopper.reconfigure(replace(scene.settings, policy=Policy((AN_HOUR,))))
+        await scene.time.advance(50 * 60)
+        await scene.stopper.submit([scene.nominate("1")])
+        assert "refused" == await scene.outcome("1")
+        assert "too_young" == scene.reason()
+        await scene.time.advance(10 * 60)
+        await scene.stopper.submit([scene.nominate("1")])
+        assert "stopped" == await scene.outcome("1")
+
+    play(tmp_path, work, rules=[Rule(match=Match(package_name="Other*"), action=Action.STOP)])
+
+
+@pytest.mark.parametrize("step", [-7200.0, 7200.0])
+def test_what_was_noticed_before_a_reboot_counts_after_it(tmp_path: Path, step: float) -> None:
+    """
+    Of the moment of the reboot nothing is known; of what was written down before it, everything.
+    """
+
+    async def work(scene: Scene) -> None:
+        scene.source.start("1")
+        await scene.time.advance(60)
+        scene.time.set_by = step
+        await scene.time.advance(5)
+        await scene.restart(reboots=True)
+        shown = [reading - scene.time.now() for reading in scene.stopper._around.clock.readings()]
+        assert [timedelta(), timedelta(seconds=-step)] == shown
+        await scene.stopper.submit([scene.nominate("1")])
+        assert "refused" == await scene.outcome("1")
+
+    play(tmp_path, work, rules=[AN_HOUR])
+
+
+@pytest.mark.parametrize("away", [60.0, 86_400.0])
+@pytest.mark.parametrize("reboots", [False, True], ids=["restart", "reboot"])
+def test_a_clock_that_nobody_set_leaves_no_doubt_after_a_restart(tmp_path: Path, away: float, *, reboots: bool) -> None:
+    """
+    However long the exporter did not run.
+    """
+
+    async def work(scene: Scene) -> None:
+        await stops(scene, "1")
+        await scene.stopper.close()
+        scene.storage.release()
+        scene.time.seconds += away
+        await scene.restart(reboots=reboots)
+        assert [scene.time.now()] == scene.stopper._around.clock.readings()
+
+    play(tmp_path, work)
+
+
+def test_a_ledger_of_the_second_format_knows_when_it_was_last_open(tmp_path: Path) -> None:
+    """
+    A clock that was set before the first start of this version is noticed by that start.
+    """
+
+    async def work(scene: Scene) -> None:
+        await stops(scene, "1")
+        await scene.stopper.close()
+        scene.storage.release()
+        with sqlite3.connect(tmp_path / "ledger.sqlite") as connection:
+            for statement in (
+                "ALTER TABLE clock DROP COLUMN since_wall",
+                "ALTER TABLE clock DROP COLUMN since_monotonic",
+                "ALTER TABLE clock DROP COLUMN boot",
+                "DROP TABLE clock_steps",
+                "PRAGMA user_version = 2",
+            ):
+                connection.execute(statement)
+        connection.close()
+        scene.time.set_by = -3600.0
+        await scene.restart()
+        assert 2 == len(scene.stopper._around.clock.readings())
+        await scene.restart()
+        assert 2 == len(scene.stopper._around.clock.readings())
+
+    play(tmp_path, work)
+
+
 def test_how_long_a_stop_took_is_no_matter_of_the_wall(tmp_path: Path) -> None:
     """
     The clock is set between the request and the proof.
@@ -254,6 +363,7 @@ def test_a_ledger_of_before_has_its_stops_counted_once_more(tmp_path: Path) -> N
                 "ALTER TABLE runs DROP COLUMN placed_after",
                 "ALTER TABLE runs DROP COLUMN nominated_after",
                 "DROP TABLE clock",
+                "DROP TABLE clock_steps",
                 "CREATE INDEX places ON runs (placed_at) WHERE placed_at IS NOT NULL",
                 "PRAGMA user_version = 1",
             ):

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from ssis_exporter.wallclock import DOUBT, MOST_STEPS, WallClock
+from ssis_exporter.wallclock import DOUBT, MOST_STEPS, Step, WallClock
 from tests.stopping import BEGIN, Time
 
 
@@ -88,3 +88,31 @@ def test_however_often_it_is_set_little_is_kept_and_nothing_forgotten() -> None:
 
     assert timedelta(minutes=3 * MOST_STEPS) == clock.set_forward_since(BEGIN)
     assert MOST_STEPS + 1 == len(clock.readings())
+
+
+def test_what_was_noticed_since_the_start_is_not_counted_twice() -> None:
+    """
+    The ledger is read late, because it could not be opened: only what was before the start comes from it, and once.
+    """
+    time, clock = watched()
+    time.seconds, time.set_by = 60.0, 3600.0
+    clock.look()
+    before = Step(at=-60.0, shown=BEGIN - timedelta(seconds=60), by=timedelta(seconds=600))
+    for _ in range(2):
+        clock.recall([before], ahead=BEGIN.timestamp() - 60.0)
+
+    assert timedelta(seconds=4260) == clock.set_forward_since(BEGIN - timedelta(hours=1))
+    assert timedelta(seconds=3600) == clock.set_forward_since(BEGIN + timedelta(seconds=1))
+    back = [timedelta(seconds=seconds) for seconds in (0, 3600, 3660, 4260)]
+    assert [time.now() - one for one in back] == clock.readings()
+
+
+@pytest.mark.parametrize("ahead", [None, 0.0, 4.9, -4.9])
+def test_a_start_that_finds_no_step_has_no_doubt(ahead: float | None) -> None:
+    """
+    Nobody knows, or both clocks went on alike but for what is no step.
+    """
+    time, clock = watched()
+    clock.recall([], None if ahead is None else BEGIN.timestamp() + ahead)
+
+    assert [time.now()] == clock.readings()
