@@ -133,6 +133,37 @@ def test_a_scan_is_noticed(made: Rig, connection: Connection) -> None:
     assert [True, False, False] == [bool(one.scans) for one in made.server.exchanges]
 
 
+@pytest.mark.parametrize(
+    ("how", "is_scan"),
+    [
+        ("LEFT JOIN catalog.executions AS e ON e.execution_id = asked.id", True),
+        ("INNER JOIN catalog.executions AS e ON e.execution_id = asked.id", True),
+        (
+            "OUTER APPLY (SELECT TOP (1) x.status FROM catalog.executions AS x WHERE x.execution_id = asked.id) AS e",
+            False,
+        ),
+        (
+            "CROSS APPLY (SELECT TOP (1) x.status FROM catalog.executions AS x WHERE x.execution_id = asked.id) AS e",
+            False,
+        ),
+    ],
+)
+def test_a_join_with_the_view_counts_as_a_scan(made: Rig, connection: Connection, how: str, is_scan: bool) -> None:
+    """
+    The view is a join itself, and a real server may make all of it before it looks for the ids; TOP (1) prevents that.
+    """
+    made.estate.add(7)
+
+    rows = query(connection, f"WITH asked AS (SELECT @id AS id) SELECT e.status FROM asked {how}", ("id", "bigint", 7))
+    absent = query(
+        connection, f"WITH asked AS (SELECT @id AS id) SELECT e.status FROM asked {how}", ("id", "bigint", 8)
+    )
+
+    assert [(2,)] == rows
+    assert ([(None,)] if how.startswith(("LEFT", "OUTER")) else []) == absent
+    assert [is_scan, is_scan] == [bool(one.scans) for one in made.server.exchanges]
+
+
 def test_what_is_set_inside_a_query_ends_with_it(made: Rig, connection: Connection) -> None:
     """
     SET in a batch holds for the session, in sp_executesql only to its end, as on a real server.

@@ -71,9 +71,10 @@ _ZONE = (
     " WHERE e.execution_id > @floor AND e.execution_id <= @seen"
 )
 
+_ROW = "APPLY (SELECT TOP (1) {columns} FROM catalog.executions AS x WHERE x.execution_id = asked.id) AS e"
+
 _CHANGED = (
-    _ASKED + "SELECT asked.id, e.status, e.start_time, e.process_id{more}"
-    " FROM asked LEFT JOIN catalog.executions AS e ON e.execution_id = asked.id"
+    "{asked}SELECT asked.id, e.status, e.start_time, e.process_id{more} FROM asked OUTER {row}"
     f" WHERE e.execution_id IS NULL OR {STATE} <> asked.known"
 )
 
@@ -145,14 +146,15 @@ class Queries:
         self._place = _PLACE.format(fork=_FORK if shows_fork else "CAST(NULL AS uniqueidentifier)")
         self.columns = columns
         own = columns.select("e")
-        machine = ", e.machine_name" if columns.has("machine_name") else ""
+        row = _ROW.format(columns=columns.select("x"))
         self._fresh = (
             f"SELECT TOP ({FRESH_AT_ONCE}) {own} FROM catalog.executions AS e WHERE e.execution_id > @seen"
             " ORDER BY e.execution_id"
         )
-        self._changed_of = _CHANGED.format(more=machine)
+        more = ", e.machine_name" if columns.has("machine_name") else ""
+        self._changed_of = _CHANGED.format(asked=_ASKED, row=row, more=more)
         self._look = f"{self._place}; {_ZONE}; {self._fresh}; {self._changed_of}; {self._place}"
-        self._by_id = f"{_ASKED}SELECT {own} FROM asked INNER JOIN catalog.executions AS e ON e.execution_id = asked.id"
+        self._by_id = f"{_ASKED}SELECT {own} FROM asked CROSS {row}"
         self._open_between = (
             f"SELECT {own} FROM catalog.executions AS e WHERE e.execution_id >= @low AND e.execution_id < @high"
             f" AND e.status IN ({OPEN_CODES})"
