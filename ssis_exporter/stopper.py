@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import TypeVar
 
+from ssis_exporter.door import at_the_door
 from ssis_exporter.errors import StorageError, StorageInUse
 from ssis_exporter.explaining import explain
 from ssis_exporter.hold import Hold
+from ssis_exporter.holding import Holding
 from ssis_exporter.ledger import Ledger
 from ssis_exporter.ledgerrows import Door, Row
 from ssis_exporter.model import (
@@ -22,12 +23,10 @@ from ssis_exporter.model import (
     ExecutionFacts,
     ExecutionKey,
     Nomination,
-    RefusalReason,
     StopMode,
-    StopOutcome,
 )
 from ssis_exporter.onestop import OneStop
-from ssis_exporter.sources.interface import StoppableSource
+from ssis_exporter.outcomes import LAST_OUTCOMES, Outcomes
 from ssis_exporter.sources.worker import SourceWorker
 from ssis_exporter.stopmetrics import StopMetrics
 from ssis_exporter.stopsettings import StopSettings, Surroundings
@@ -37,8 +36,6 @@ from ssis_exporter.wallclock import WallClock
 __all__ = ["StopSettings", "Stopper"]
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 GLANCE_SECONDS = 0.5
 """How often the file that puts all stopping on hold is looked for."""
@@ -51,12 +48,6 @@ MARK_SECONDS = 30.0
 
 ASKING_SECONDS = 2.0
 """How long the end of the exporter waits for a source that is being asked."""
-
-LAST_OUTCOMES = 100
-"""How many are kept for the page."""
-
-LONGEST_NAME = 256
-"""Of a label value of ours; a longer one was not read from us."""
 
 
 class Stopper:
@@ -92,15 +83,12 @@ class Stopper:
         self._settings = settings
         self._takes_up = takes_up
         self._ledger = ledger
-        self._hold = hold
+        self._holding = Holding(hold, executor)
         self._metrics = metrics
+        self._outcomes = Outcomes(ledger, metrics, now)
         self._source_names = source_names
-        self._executor = executor
-        self._held_by_file: str | None = None
-        self._held_in_memory: str | None = None
         self._work: dict[ExecutionKey, tuple[OneStop, asyncio.Task[None]]] = {}
         self._places: list[float] = []
-        self._last: deque[PastStop] = deque(maxlen=LAST_OUTCOMES)
         self._taken_up = False
         self._taking_up = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
@@ -119,7 +107,7 @@ class Stopper:
             clock=WallClock(now=now, monotonic=monotonic),
             wait=wait,
             local=local,
-            settled=self._settled,
+            settled=self._outcomes.settled,
             places_changed=self._read_places,
         )
 
@@ -138,7 +126,7 @@ class Stopper:
     @property
     def held(self) -> str | None:
         """Why all stopping is on hold; None when it is not. At most half a second old."""
-        return self._held_in_memory or self._held_by_file
+        return self._holding.reason
 
     @property
     def breaker_is_open(self) -> bool:
@@ -157,7 +145,7 @@ class Stopper:
 
     def last_outcomes(self, count: int = 20) -> list[PastStop]:
         """What became of the last nominations, newest first."""
-        return list(self._last)[:count]
+        return self._outcomes.last(count)
 
     # Life.
 
@@ -168,7 +156,7 @@ class Stopper:
         """
         self._metrics.watch(self)
         self._metrics.know(self._source_names())
-        self._held_by_file = await self._blocking(self._hold.reason)
+        await self._holding.glance()
         try:
             await self._take_up()
         except StorageInUse:
@@ -221,7 +209,7 @@ class Stopper:
         for one, (row, is_known) in zip(asked, taken, strict=True):
             if row is None:
                 assert isinstance(one, Door)
-                decisions.append(self._refused_at_the_door(one))
+                decisions.append(self._outcomes.refused(one))
             else:
                 self._begin(row)
                 decisions.append(_decision(row, repeated=is_known))
@@ -237,7 +225,7 @@ class Stopper:
         row = await self._ledger.veto(key, reason, ended_at=ended_at, at=self._around.now())
         if row is None:
             return False
-        self._settled(row)
+        self._outcomes.settled(row)
         if key in self._work:
             stop, task = self._work[key]
             if stop.row.episode == row.episode:
@@ -251,19 +239,11 @@ class Stopper:
 
         Raises `StorageError` when that could not be written down; it then holds until `resume` or a restart.
         """
-        self._held_in_memory = reason or "no reason given"
-        await self._blocking(lambda: self._hold.begin(reason))
-        self._held_by_file = await self._blocking(self._hold.reason)
-        # From here on the file alone decides, so that whoever removes it ends the hold.
-        self._held_in_memory = None
-        log.warning("all stopping is on hold: %s", self._held_by_file)
+        await self._holding.begin(reason)
 
     async def resume(self) -> None:
         """Ends the hold. Raises `StorageError`, and it goes on."""
-        await self._blocking(self._hold.end)
-        self._held_by_file = await self._blocking(self._hold.reason)
-        self._held_in_memory = None
-        log.warning("stopping is no longer on hold; nominations that were refused come with their next message")
+        await self._holding.end()
 
     async def acknowledge_damage(self) -> str:
         """Sets a damaged ledger aside and begins a new one; returns where the old one is. Raises `StorageError`."""
@@ -280,51 +260,8 @@ class Stopper:
         [door] = self._at_the_door([nomination])
         return await explain(door, self._around, self._places)
 
-    # The door: what can be told without looking.
-
     def _at_the_door(self, nominations: Sequence[Nomination]) -> list[Nomination | Door]:
-        runs = len({nomination.key for nomination in nominations})
-        most = self._settings.max_runs_per_message
-        if runs > most:
-            text = f"the message names {runs} runs, and at most {most} may be stopped by one"
-            return [Door(nomination=one, reason=RefusalReason.TOO_MANY_RUNS, text=text) for one in nominations]
-        return [self._refusal(one) or one for one in nominations]
-
-    def _refusal(self, nomination: Nomination) -> Door | None:
-        key = nomination.key
-        if not (_is_plain(key.source) and _is_plain(key.instance_id)):
-            text = "source and instance_id must be as our own metrics show them"
-            return Door(nomination=nomination, reason=RefusalReason.INVALID_LABEL, text=text)
-        worker = self._around.worker(key.source)
-        if worker is None:
-            text = f"no source {key.source!r} is configured here"
-            return Door(nomination=nomination, reason=RefusalReason.UNKNOWN_SOURCE, text=text)
-        if not isinstance(worker.source, StoppableSource):
-            text = f"a source of kind {worker.source.kind} cannot stop anything"
-            return Door(nomination=nomination, reason=RefusalReason.CANNOT_STOP, text=text)
-        if self._settings.mode is StopMode.OFF:
-            text = "stopping is turned off"
-            return Door(nomination=nomination, reason=RefusalReason.OFF, text=text, unless_known=True)
-        if self.held is not None:
-            text = f"all stopping is on hold: {self.held}"
-            return Door(nomination=nomination, reason=RefusalReason.HELD, text=text, unless_known=True)
-        return None
-
-    def _refused_at_the_door(self, door: Door) -> Decision:
-        key = door.nomination.key
-        outcome = StopOutcome.REFUSED
-        self._metrics.count(key.source, outcome, door.reason)
-        past = PastStop(
-            at=self._around.now(),
-            key=key,
-            outcome=outcome,
-            reason=door.reason,
-            text=door.text,
-            origin=door.nomination.origin,
-        )
-        self._last.appendleft(past)
-        log.info("refused to stop %s of %s: %s", key.instance_id, key.source, door.text)
-        return Decision(key=key, outcome=outcome, reason=door.reason, text=door.text)
+        return at_the_door(nominations, self._settings, worker=self._around.worker, held=self.held)
 
     # The work.
 
@@ -337,8 +274,7 @@ class Stopper:
             self._around.clock.recall(*await self._ledger.remembered_clock())
             await self._ledger.mark()
             rows = await self._ledger.open_rows()
-            self._last.clear()
-            self._last.extend(await self._ledger.last_outcomes(LAST_OUTCOMES))
+            self._outcomes.begin_with(await self._ledger.last_outcomes(LAST_OUTCOMES))
             await self._read_places()
             self._taken_up = True
             if not self._takes_up:
@@ -368,27 +304,6 @@ class Stopper:
         if not task.cancelled() and (exc := task.exception()) is not None:
             log.error("the work on %s ended in a way nobody foresaw", key, exc_info=exc)
 
-    def _settled(self, row: Row) -> None:
-        assert row.outcome is not None
-        key = row.key
-        self._metrics.count(key.source, row.outcome, row.reason)
-        if row.outcome is StopOutcome.STOPPED and row.placed_after is not None:
-            # Its place was taken in the moment of the request.
-            [took] = self._ledger.ages([row.placed_after])
-            self._metrics.took(took)
-        past = PastStop(
-            at=self._around.now(),
-            key=key,
-            outcome=row.outcome,
-            package_name=row.facts.package_name if row.facts is not None else "",
-            reason=row.reason,
-            rule=row.rule,
-            text=row.text,
-            origin=row.nominations[0].origin if row.nominations else "",
-        )
-        self._last.appendleft(past)
-        log.info("%s of %s: %s; %s", key.instance_id, key.source, row.outcome, row.text)
-
     async def _read_places(self) -> None:
         with contextlib.suppress(StorageError):
             self._places = await self._ledger.places(self._settings.breaker.window)
@@ -400,7 +315,7 @@ class Stopper:
         while True:
             await self._around.wait(GLANCE_SECONDS)
             self._around.clock.look()
-            self._held_by_file = await self._blocking(self._hold.reason)
+            await self._holding.glance()
             if self._ledger.trouble is not None and self._around.monotonic() - tried >= PROBE_SECONDS:
                 tried = self._around.monotonic()
                 with contextlib.suppress(StorageError):
@@ -414,13 +329,6 @@ class Stopper:
                 with contextlib.suppress(StorageError):
                     await self._ledger.mark()
             counted = counts
-
-    async def _blocking(self, what: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, what)
-
-
-def _is_plain(name: str) -> bool:
-    return 0 < len(name) <= LONGEST_NAME and name.isprintable() and name == name.strip()
 
 
 def _decision(row: Row, *, repeated: bool) -> Decision:
