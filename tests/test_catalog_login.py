@@ -35,6 +35,7 @@ from ssis_exporter.sources.catalog import CatalogSource
 from ssis_exporter.sources.catalog import address as address_module
 from ssis_exporter.sources.catalog.address import connect, instance_port
 from ssis_exporter.sources.catalog.deadline import Deadline
+from ssis_exporter.sources.catalog.resolver import Resolver
 from ssis_exporter.sources.catalog.settings import CatalogSettings, Credentials, ServerAddress, parse_server
 from tests.catalogs import PASSWORD, USER, ids, make_estate, rig
 from tests.tds.server import ntlm_users
@@ -231,11 +232,11 @@ def test_each_address_of_a_name_is_tried(tmp_path: Path) -> None:
             live = real("127.0.0.1", port, **more)
             return [(*live[0][:4], ("127.0.0.1", 1)), *live]
 
-        sock, _ = connect(ServerAddress("listener", made.server.port), Deadline(LIMIT), resolve=several)
+        sock, _ = connect(ServerAddress("listener", made.server.port), Deadline(LIMIT), resolver=Resolver(several))
         sock.close()
 
         with pytest.raises(SourceUnreachable, match=r"port 2 does not answer .127\.0\.0\.1: .*; 127\.0\.0\.1: "):
-            connect(ServerAddress("listener", 2), Deadline(LIMIT), resolve=several)
+            connect(ServerAddress("listener", 2), Deadline(LIMIT), resolver=Resolver(several))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a listener whose queue is full refuses")
@@ -256,7 +257,7 @@ def test_addresses_that_say_nothing_share_one_wait() -> None:
 
         deadline = Deadline(timedelta(minutes=5), silence=timedelta(seconds=0.5))
         with pytest.raises(SourceUnreachable, match=r"timed out; 127\.1: timed out"):
-            connect(ServerAddress("listener", 1433), deadline, resolve=several)
+            connect(ServerAddress("listener", 1433), deadline, resolver=Resolver(several))
 
         assert deadline.left > 240
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable
-from typing import Any, TypeAlias
 
 from ssis_exporter.errors import SourceMissing, SourceUnreachable
 from ssis_exporter.sources.catalog.deadline import Deadline
+from ssis_exporter.sources.catalog.resolver import Resolver
 from ssis_exporter.sources.catalog.settings import ServerAddress
 
 log = logging.getLogger(__name__)
@@ -19,8 +18,8 @@ BROWSER_WAIT = 2.0
 
 LONGEST_REPLY = 65535
 
-Resolver: TypeAlias = Callable[..., list[tuple[Any, ...]]]
-"""As `socket.getaddrinfo`."""
+RESOLVER = Resolver()
+"""For all sources."""
 
 
 def connect(
@@ -28,7 +27,7 @@ def connect(
     deadline: Deadline,
     *,
     browser_port: int = BROWSER_PORT,
-    resolve: Resolver = socket.getaddrinfo,
+    resolver: Resolver = RESOLVER,
 ) -> tuple[socket.socket, int]:
     """
     A connected socket and the port that was used.
@@ -37,8 +36,8 @@ def connect(
     address by address, each with its share of the time. Raises `SourceUnreachable` when none answers.
     """
     deadline = deadline.of_one_wait()
-    port = address.port or instance_port(address, deadline, browser_port=browser_port, resolve=resolve)
-    found = _addresses(address.host, port, resolve)
+    port = address.port or instance_port(address, deadline, browser_port=browser_port, resolver=resolver)
+    found = resolver.addresses(address.host, port, deadline.left)
     troubles: list[str] = []
     for place, (family, sockaddr) in enumerate(found):
         share = deadline.left / (len(found) - place)
@@ -56,23 +55,12 @@ def connect(
     raise SourceUnreachable(f"port {port} does not answer ({'; '.join(troubles)})")
 
 
-def _addresses(host: str, port: int, resolve: Resolver) -> list[tuple[socket.AddressFamily, tuple[object, ...]]]:
-    try:
-        found = resolve(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as exc:
-        raise SourceUnreachable(f"the name {host} leads nowhere: {getattr(exc, 'strerror', None) or exc}") from exc
-    unique: dict[tuple[object, ...], socket.AddressFamily] = {}
-    for family, _, _, _, sockaddr in found:
-        unique.setdefault(sockaddr, family)
-    return [(family, sockaddr) for sockaddr, family in unique.items()]
-
-
 def instance_port(
     address: ServerAddress,
     deadline: Deadline,
     *,
     browser_port: int = BROWSER_PORT,
-    resolve: Resolver = socket.getaddrinfo,
+    resolver: Resolver = RESOLVER,
 ) -> int:
     """
     The TCP port of a named instance, from the SQL Server Browser service (MC-SQLR: a question of byte 4 and the name).
@@ -80,7 +68,7 @@ def instance_port(
     Raises `SourceUnreachable` when the service does not answer, `SourceMissing` for an instance without a port.
     """
     question = b"\x04" + address.instance.encode("ascii", "replace") + b"\0"
-    found = _addresses(address.host, browser_port, resolve)
+    found = resolver.addresses(address.host, browser_port, deadline.left)
     for _ in range(3):
         for family, sockaddr in found:
             with socket.socket(family, socket.SOCK_DGRAM) as sock:

@@ -1,0 +1,89 @@
+"""Asks the system for the addresses of a name, and waits no longer than it may."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeAlias
+
+from ssis_exporter.errors import SourceUnreachable
+
+MOST_AT_ONCE = 2
+"""Questions for one name that may hang before no further one is asked."""
+
+LATE_IS_GOOD = 60.0
+"""Seconds after a question in which its answer, too late for who asked, is good for who asks next."""
+
+SocketAddress: TypeAlias = tuple[socket.AddressFamily, tuple[object, ...]]
+
+
+class _Question:
+    """On its way, in a thread of its own."""
+
+    def __init__(self, ask: Callable[[], list[tuple[Any, ...]]], *, asked_at: float) -> None:
+        self._ask = ask
+        self.asked_at = asked_at
+        self.answer: Future[list[tuple[Any, ...]]] = Future()
+        threading.Thread(target=self._run, name="resolver", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            found = self._ask()
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is for who waits
+            self.answer.set_exception(exc)
+        else:
+            self.answer.set_result(found)
+
+
+class Resolver:
+    """
+    Names to addresses, for any thread.
+
+    The system's function knows no time limit, so it runs in a thread, which is left behind when it hangs. Who asks next
+    does not depend on that one; only where several hang for a name, the newest of them is waited for.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[..., list[tuple[Any, ...]]] = socket.getaddrinfo,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ask = ask
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._left: dict[tuple[str, int], list[_Question]] = defaultdict(list)
+        """Questions whose answers nobody took, the oldest first."""
+
+    def addresses(self, host: str, port: int, seconds: float) -> list[SocketAddress]:
+        """Each once, in the system's order. Raises `SourceUnreachable` where there is none, or none in time."""
+        question = self._question(host, port)
+        try:
+            found = question.answer.result(seconds)
+        except TimeoutError as exc:
+            raise SourceUnreachable(f"the name {host} was not resolved in time") from exc
+        except (OSError, UnicodeError) as exc:
+            raise SourceUnreachable(f"the name {host} leads nowhere: {getattr(exc, 'strerror', None) or exc}") from exc
+        with self._lock:
+            if question in self._left[host, port]:
+                self._left[host, port].remove(question)
+        unique: dict[tuple[object, ...], socket.AddressFamily] = {}
+        for family, _, _, _, sockaddr in found:
+            unique.setdefault(sockaddr, family)
+        return [(family, sockaddr) for sockaddr, family in unique.items()]
+
+    def _question(self, host: str, port: int) -> _Question:
+        now = self._monotonic()
+        with self._lock:
+            left = self._left[host, port]
+            for question in [question for question in left if question.answer.done()]:
+                left.remove(question)
+                if question.answer.exception() is None and now - question.asked_at < LATE_IS_GOOD:
+                    return question
+            if len(left) < MOST_AT_ONCE:
+                left.append(_Question(lambda: self._ask(host, port, type=socket.SOCK_STREAM), asked_at=now))
+            return left[-1]
