@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -15,18 +14,15 @@ from ssis_exporter.errors import SourceUnreachable
 MOST_AT_ONCE = 2
 """Questions for one name that may hang before no further one is asked."""
 
-LATE_IS_GOOD = 60.0
-"""Seconds after a question in which its answer, too late for who asked, is good for who asks next."""
-
 SocketAddress: TypeAlias = tuple[socket.AddressFamily, tuple[object, ...]]
 
 
 class _Question:
     """On its way, in a thread of its own."""
 
-    def __init__(self, ask: Callable[[], list[tuple[Any, ...]]], *, asked_at: float) -> None:
+    def __init__(self, ask: Callable[[], list[tuple[Any, ...]]]) -> None:
         self._ask = ask
-        self.asked_at = asked_at
+        self.is_outdated = False
         self.answer: Future[list[tuple[Any, ...]]] = Future()
         threading.Thread(target=self._run, name="resolver", daemon=True).start()
 
@@ -47,17 +43,11 @@ class Resolver:
     does not depend on that one; only where several hang for a name, the newest of them is waited for.
     """
 
-    def __init__(
-        self,
-        ask: Callable[..., list[tuple[Any, ...]]] = socket.getaddrinfo,
-        *,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, ask: Callable[..., list[tuple[Any, ...]]] = socket.getaddrinfo) -> None:
         self._ask = ask
-        self._monotonic = monotonic
         self._lock = threading.Lock()
         self._left: dict[tuple[str, int], list[_Question]] = defaultdict(list)
-        """Questions whose answers nobody took, the oldest first."""
+        """Questions that are on their way, or whose answer nobody has asked for yet; the oldest first."""
 
     def addresses(self, host: str, port: int, seconds: float) -> list[SocketAddress]:
         """Each once, in the system's order. Raises `SourceUnreachable` where there is none, or none in time."""
@@ -69,21 +59,21 @@ class Resolver:
         except (OSError, UnicodeError) as exc:
             raise SourceUnreachable(f"the name {host} leads nowhere: {getattr(exc, 'strerror', None) or exc}") from exc
         with self._lock:
-            if question in self._left[host, port]:
-                self._left[host, port].remove(question)
+            for one in self._left[host, port]:
+                one.is_outdated = True
         unique: dict[tuple[object, ...], socket.AddressFamily] = {}
         for family, _, _, _, sockaddr in found:
             unique.setdefault(sockaddr, family)
         return [(family, sockaddr) for sockaddr, family in unique.items()]
 
     def _question(self, host: str, port: int) -> _Question:
-        now = self._monotonic()
         with self._lock:
             left = self._left[host, port]
             for question in [question for question in left if question.answer.done()]:
                 left.remove(question)
-                if question.answer.exception() is None and now - question.asked_at < LATE_IS_GOOD:
+                if not question.is_outdated and question.answer.exception() is None:
+                    # It came too late for who asked; who asks next may never have more time.
                     return question
             if len(left) < MOST_AT_ONCE:
-                left.append(_Question(lambda: self._ask(host, port, type=socket.SOCK_STREAM), asked_at=now))
+                left.append(_Question(lambda: self._ask(host, port, type=socket.SOCK_STREAM)))
             return left[-1]
