@@ -19,6 +19,7 @@ class Holding:
         self._executor = executor
         self._by_file: str | None = None
         self._in_memory: str | None = None
+        self._changing = asyncio.Lock()
 
     @property
     def reason(self) -> str | None:
@@ -35,16 +36,20 @@ class Holding:
 
         Raises `StorageError` when that could not be written down; it then holds until `end` or a restart.
         """
-        self._in_memory = reason or "no reason given"
-        await asyncio.get_running_loop().run_in_executor(self._executor, self._hold.begin, reason)
-        await self.glance()
-        # From here on the file alone decides, so that whoever removes it ends the hold.
-        self._in_memory = None
+        self._in_memory = ordered = reason or "no reason given"
+        async with self._changing:
+            # An `end` that was given before this may have forgotten it.
+            self._in_memory = ordered
+            await asyncio.get_running_loop().run_in_executor(self._executor, self._hold.begin, reason)
+            await self.glance()
+            # From here on the file alone decides, so that whoever removes it ends the hold.
+            self._in_memory = None
         log.warning("all stopping is on hold: %s", self._by_file)
 
     async def end(self) -> None:
         """Ends the hold. Raises `StorageError`, and it goes on."""
-        await asyncio.get_running_loop().run_in_executor(self._executor, self._hold.end)
-        await self.glance()
-        self._in_memory = None
+        async with self._changing:
+            await asyncio.get_running_loop().run_in_executor(self._executor, self._hold.end)
+            await self.glance()
+            self._in_memory = None
         log.warning("stopping is no longer on hold; nominations that were refused come with their next message")

@@ -565,7 +565,7 @@ def test_audit_without_a_ledger(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [] == list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("text", ["yesterday", "5 minutes", "2026-13-01", ""])
+@pytest.mark.parametrize("text", ["yesterday", "5 minutes", "2026-13-01", "", "0001-01-01T00:00:00+14:00"])
 def test_audit_since_what_is_no_time(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     """
     The sentence says how it is written.

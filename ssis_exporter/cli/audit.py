@@ -29,9 +29,9 @@ def moment(text: str) -> datetime:
         pass
     try:
         found = datetime.fromisoformat(text)
-    except ValueError as exc:
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError) as exc:
         raise click.BadParameter(f"{text[:40]!r} must be like 12h, 7d or 2026-11-22T20:00:00Z") from exc
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 @click.command("audit")
