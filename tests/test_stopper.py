@@ -12,6 +12,7 @@ import pytest
 from ssis_exporter.errors import (
     IdentityUnknown,
     NoSuchExecution,
+    SourceTimeout,
     SourceUnreachable,
     StopDenied,
     StopFailed,
@@ -31,7 +32,7 @@ from ssis_exporter.model import (
 )
 from ssis_exporter.sources.interface import RecordingSource
 from ssis_exporter.testing import FakeSource
-from tests.stopping import Scene, kinds, play
+from tests.stopping import ESCALATES, Scene, kinds, play
 
 # The way of one stop.
 
@@ -229,6 +230,26 @@ def test_a_run_that_ends_in_the_moment_of_asking_ended_by_itself(tmp_path: Path)
         assert "already_ended" == await scene.outcome("1")
 
     play(tmp_path, work)
+
+
+@pytest.mark.parametrize("error", [SourceTimeout("it hangs"), SourceUnreachable("it is gone"), RuntimeError("a bug")])
+def test_what_may_not_have_been_asked_is_not_ended_either(tmp_path: Path, error: Exception) -> None:
+    """
+    Nobody knows whether the request arrived: the run had no chance to end by itself, so its process is left alone.
+    """
+
+    async def work(scene: Scene) -> None:
+        def request_stop(_: Execution) -> StopReply:
+            raise error
+
+        scene.source.request_stop = request_stop  # type: ignore[method-assign]
+        scene.source.start("1")
+        await scene.stopper.submit([scene.nominate("1")])
+        assert "unconfirmed" == await scene.outcome("1")
+        await scene.time.advance(3600)
+        assert [] == scene.source.forced
+
+    play(tmp_path, work, rules=[ESCALATES], confirm_timeout=timedelta(minutes=30))
 
 
 # Could not look.

@@ -18,7 +18,7 @@ from ssis_exporter.model import (
     RefusalReason,
     StopMode,
 )
-from ssis_exporter.policy import Policy
+from ssis_exporter.policy import Breaker, Policy
 from tests.stopping import EVERYTHING, GRACE, Scene, kinds, play
 
 
@@ -101,6 +101,30 @@ def test_a_grace_that_a_reload_made_longer_in_the_last_moment_is_waited_for(tmp_
         assert [] == scene.source.stop_requests
         assert "not_asked" in kinds(tmp_path)
         assert "stopped" == await scene.outcome("1")
+        assert ["1"] == scene.source.stop_requests
+
+    play(tmp_path, work, rules=[EVERYTHING])
+
+
+def test_a_breaker_that_a_reload_made_narrower_in_the_last_moment_counts(tmp_path: Path) -> None:
+    """
+    There was room at the look, and there is none when the source would be asked.
+    """
+
+    async def work(scene: Scene) -> None:
+        def evidence(_: Execution) -> dict[str, str]:
+            breaker = Breaker(stops=1, window=timedelta(minutes=10))
+            scene.stopper.reconfigure(replace(scene.settings, breaker=breaker))
+            return {}
+
+        for number in "12":
+            scene.source.start(number)
+        await scene.stopper.submit([scene.nominate("1")])
+        assert "stopped" == await scene.outcome("1")
+        scene.source.evidence = evidence  # type: ignore[method-assign]
+        await scene.stopper.submit([scene.nominate("2")])
+        assert "refused" == await scene.outcome("2")
+        assert "breaker_open" == scene.reason()
         assert ["1"] == scene.source.stop_requests
 
     play(tmp_path, work, rules=[EVERYTHING])
