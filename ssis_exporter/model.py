@@ -152,6 +152,12 @@ class Execution:
     stopping_since: datetime | None = None
     """When the source was first known to be stopping it; aware, in UTC."""
 
+    known_since: datetime | None = None
+    """
+    By this machine's clock, before when nothing that was said under its name can have been about it: it had not begun,
+    or its source was another one (another server under that address, a restore). None where `started_at` says it all.
+    """
+
     orphaned: bool = False
     """The source's record says it runs and its host process is gone for certain."""
 

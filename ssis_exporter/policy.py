@@ -242,18 +242,20 @@ def _contradiction(nomination: Nomination, run: Execution) -> Refused | None:
             return Refused("", reason, f"the alert says {what} {said!r}, and this run's is {found!r}")
     if facts.started_at is None:
         return Refused("", RefusalReason.START_UNKNOWN, "when this run began is not known")
-    return _alert_before_run(nomination.asked_since, facts.started_at)
+    return _alert_before_run(nomination.asked_since, facts.started_at, run.known_since or facts.started_at)
 
 
-def _alert_before_run(asked_since: datetime | None, started_at: datetime) -> Refused | None:
+def _alert_before_run(asked_since: datetime | None, started_at: datetime, known_since: datetime) -> Refused | None:
     if asked_since is None:
         return None
+    earliest = max(started_at, known_since)
     # A time without a zone cannot be compared, so it proves nothing.
-    if asked_since.tzinfo is not None and asked_since >= started_at - CLOCK_TOLERANCE:
+    if asked_since.tzinfo is not None and asked_since >= earliest - CLOCK_TOLERANCE:
         return None
+    known = f", known under its name since {earliest.isoformat()}" if earliest > started_at else ""
     text = (
-        f"the alert began at {asked_since.isoformat()} and this run at {started_at.isoformat()}; "
-        "either it is about another run, or the clocks of Prometheus and the source differ"
+        f"the alert began at {asked_since.isoformat()} and this run at {started_at.isoformat()}{known}; either it is"
+        " about another run, or the clocks of Prometheus, the source and this machine differ"
     )
     return Refused("", RefusalReason.ALERT_BEFORE_RUN, text)
 

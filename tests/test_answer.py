@@ -112,6 +112,7 @@ NONSENSE = {
     "status as text": with_run(status="running"),
     "duration as number": with_run(duration=5.0),
     "stopping since naive": with_run(stopping_since=NAIVE),
+    "known since naive": with_run(known_since=NAIVE),
     "figures as dict": with_run(figures={"threads": 1}),
     "threads as text": with_run(figures=Figures(threads="many")),  # type: ignore[arg-type]
     "cpu as number": with_run(figures=Figures(cpu_time=1.5)),  # type: ignore[arg-type]

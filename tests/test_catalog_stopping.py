@@ -50,6 +50,7 @@ def scene(made: Rig, work: Callable[[Scene], Awaitable[None]], **arguments: obje
         ticks = itertools.count()
         source = made.source(
             settings=made.settings(auth=auth(made)),
+            now=one.time.now,
             pause=lambda _: None,
             patience=Patience(monotonic=lambda: 10.0 * next(ticks), jitter=lambda: 0.0),
         )

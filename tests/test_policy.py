@@ -359,6 +359,24 @@ def test_an_alert_that_is_older_than_the_run_is_about_another() -> None:
     assert refused == began(NOW.replace(tzinfo=None))
 
 
+def test_an_alert_is_also_older_than_what_the_run_is_known_for() -> None:
+    """
+    By this machine's clock; whichever is later counts, and it never makes an alert younger.
+    """
+    run = run_of()
+    assert run.facts.started_at is not None
+
+    def began(moment: datetime, known_since: datetime) -> Verdict:
+        known = replace(run, known_since=known_since)
+        return decide(stop(), run=known, nomination=Nomination(key=KEY, asked_since=moment))
+
+    refused = Refused("", RefusalReason.ALERT_BEFORE_RUN)
+    since = run.facts.started_at + timedelta(minutes=30)
+    assert Allowed("rule 1") == began(since - CLOCK_TOLERANCE, since)
+    assert refused == began(since - timedelta(minutes=1), since)
+    assert refused == began(run.facts.started_at - timedelta(minutes=1), run.facts.started_at - timedelta(hours=3))
+
+
 def test_an_operator_names_no_start() -> None:
     """
     A person at the command line has no alert that could be too old.

@@ -61,6 +61,8 @@ class AnswerCheck:
                 self._in_order.add(made_of)
             if run.stopping_since is not None:
                 _check_moment(f"run {run.facts.key!r}: stopping_since", run.stopping_since)
+            if run.known_since is not None:
+                _check_moment("a run's known_since", run.known_since)
             facts = run.facts
             identity = facts.key.instance_id
             if known.get(identity) is not facts:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from ssis_exporter.errors import SourceAccessDenied, SourceUnreachable
 from ssis_exporter.model import EndedExecution, Scope, Visibility
@@ -49,6 +49,14 @@ class Looker:
         self._now = datetime.now(UTC)
         """The server's clock as last seen; only to tell who is young."""
         self._set_aside: dict[int, OpenRun] = {}
+        self._became_another_at: float | None = None
+
+    @property
+    def same_for(self) -> timedelta | None:
+        """For how long the catalog has been this one; None where it is not known ever to have been another."""
+        if self._became_another_at is None:
+            return None
+        return timedelta(seconds=self._monotonic() - self._became_another_at)
 
     def look(self, queries: Queries, deadline: Deadline) -> Seen:
         """
@@ -133,6 +141,9 @@ class Looker:
     def _start_over(self, queries: Queries, place: Place, deadline: Deadline) -> None:
         memory = self.memory
         lowest = queries.lowest(deadline)
+        went_back = memory.origin is not None and place.highest < memory.floor
+        if went_back or memory.last_origin not in ("", place.origin.digest):
+            self._became_another_at = self._monotonic()
         if memory.origin is not None:
             log.info("source %s: the catalog is another one or was restored; reading it anew", self._source)
         before = memory.start_over(origin=place.origin, rights=place.rights, highest=place.highest, lowest=lowest)

@@ -106,6 +106,8 @@ class Memory:
         self.floor = 0
         """Up to it nothing new appears. It never goes down while the catalog is the same one."""
         self.origin: Origin | None = None
+        self.last_origin = ""
+        """The digest of the one that was read last, also by an earlier life; empty when there was none."""
         self.rights: Rights | None = None
         self.fill: Fill | None = None
         self.found_ended: list[EndedExecution] = []
@@ -129,6 +131,7 @@ class Memory:
     def resume(self, bookmark: Bookmark, open_ids: Iterable[int]) -> None:
         """Goes on where an earlier life ended, if the catalog is the same one still."""
         self._resumed = (bookmark, frozenset(open_ids))
+        self.last_origin = bookmark.origin
 
     @property
     def bookmark(self) -> Bookmark | None:
@@ -147,7 +150,7 @@ class Memory:
         before = self.open
         self.open = {}
         self._untold, self._replaced = set(), self._replaced | self.unsure
-        self.origin, self.rights = origin, rights
+        self.origin, self.rights, self.last_origin = origin, rights, origin.digest
         # After a failover newer runs came and went unseen. What ended before our last look is the past of another
         # catalog, which may have taken the place of ours.
         self._began = highest if self.looked_at is None else min(highest, self._given)

@@ -7,6 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Self
 
@@ -70,11 +71,13 @@ class CatalogSource(RecordingSource, StoppableSource):
         lookback: int = LOOKBACK,
         hosts: LocalHosts | None = None,
         patience: Patience | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         super().__init__(name)
         self._settings = settings
+        self._now = now
         self._monotonic = monotonic
         self._pause = pause
         self._about = f"{name}: {settings.address}"
@@ -110,6 +113,10 @@ class CatalogSource(RecordingSource, StoppableSource):
         deadline = self._deadline()
         with self._telling():
             session, seen = self._look(deadline)
+            now, same_for = self._now(), self._looker.same_for
+            clocks = _Clocks(
+                server=seen.now, ahead=now - seen.now, same_since=None if same_for is None else now - same_for
+            )
             memory = self._looker.memory
             # A row that is locked may be an open run: without it the answer is a lower bound, too.
             incomplete = memory.fill is not None or memory.is_behind or bool(memory.unsure)
@@ -120,7 +127,7 @@ class CatalogSource(RecordingSource, StoppableSource):
                 taken_at=seen.now,
                 visibility=seen.visibility,
                 executions=tuple(
-                    _execution(execution_id, run, seen.now, hosts, flows) for execution_id, run in memory.open.items()
+                    _execution(execution_id, run, clocks, hosts, flows) for execution_id, run in memory.open.items()
                 ),
                 hosts_without_row=None if hosts is None else hosts.without_row,
                 ended=seen.ended,
@@ -312,15 +319,31 @@ class CatalogSource(RecordingSource, StoppableSource):
             raise as_source_error(exc, about=self._about) from exc
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Clocks:
+    """The time of a look."""
+
+    server: datetime
+    ahead: timedelta
+    """How far this machine's clock is ahead of the server's."""
+
+    same_since: datetime | None
+    """By this machine's clock, since when the catalog is this one; None where it is not known to have been another."""
+
+
 def _execution(
-    execution_id: int, run: OpenRun, now: datetime, hosts: HostsSeen | None, flows: Mapping[int, DataFlow]
+    execution_id: int, run: OpenRun, clocks: _Clocks, hosts: HostsSeen | None, flows: Mapping[int, DataFlow]
 ) -> Execution:
     began = run.facts.started_at
+    known_since = clocks.same_since
+    if began is not None:
+        known_since = began + clocks.ahead if known_since is None else max(began + clocks.ahead, known_since)
     return Execution(
         facts=run.facts,
         status=run.status,
-        duration=max(now - began, timedelta()) if began is not None else timedelta(),
+        duration=max(clocks.server - began, timedelta()) if began is not None else timedelta(),
         stopping_since=run.stopping_since,
+        known_since=known_since,
         orphaned=hosts is not None and execution_id in hosts.orphans,
         figures=None if hosts is None else hosts.figures.get(execution_id),
         data_flow=flows.get(execution_id),

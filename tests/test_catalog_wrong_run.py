@@ -1,0 +1,158 @@
+"""An id of the catalog names one run of one database only: alerts about another database's run stop nothing."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from ssis_exporter.sources.catalog import CatalogSource
+from ssis_exporter.sources.catalog.patience import Patience
+from ssis_exporter.sources.catalog.settings import Credentials
+from tests.catalogs import Rig, make_estate, rig
+from tests.stopping import InlineWorker, Scene, play
+from tests.tds.server import ntlm_users
+
+ACCOUNT = "CORP\\svc_ssis"
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Rig]:
+    with ntlm_users(tmp_path / "ntlm", ("CORP", "svc_ssis", "secret")), server(tmp_path) as one:
+        yield one
+
+
+def server(folder: Path) -> AbstractContextManager[Rig]:
+    """A server that lets an account stop."""
+    estate = make_estate()
+    estate.add_account(ACCOUNT, windows=True, roles={"ssis_admin"})
+    (folder / "windows-password").write_text("secret\n")
+    (folder / "windows-password").chmod(0o600)
+    return rig(folder, estate)
+
+
+def source_of(made: Rig, scene: Scene, name: str = "sql01") -> CatalogSource:
+    """One that looks at this server."""
+    auth = Credentials(user=ACCOUNT, password_file=made.folder / "windows-password")
+    ticks = itertools.count()
+    patience = Patience(monotonic=lambda: 10.0 * next(ticks), jitter=lambda: 0.0)
+    return made.source(
+        name,
+        settings=made.settings(auth=auth),
+        now=scene.time.now,
+        monotonic=scene.time.monotonic,
+        pause=lambda _: None,
+        patience=patience,
+    )
+
+
+async def nominate(scene: Scene, asked_since: datetime) -> tuple[str, str | None]:
+    """What becomes of a nomination by an alert that began then, and why."""
+    await scene.stopper.submit([scene.nominate("70", "sql01", asked_since=asked_since)])
+    return await scene.outcome("70", "sql01"), scene.reason()
+
+
+@pytest.mark.parametrize("hours", [-3, 0, 3])
+def test_an_alert_is_older_than_its_run_whatever_the_servers_clock_says(made: Rig, hours: int) -> None:
+    """
+    After a restore the id is given out again; on a server whose clock is behind, the new run looks older than it is.
+    """
+
+    async def work(scene: Scene) -> None:
+        made.estate.now = lambda: scene.time.now() + timedelta(hours=hours)
+        scene.workers["sql01"] = InlineWorker(source_of(made, scene))
+        about_the_one_before = scene.time.now()
+        await scene.time.advance(60)
+        made.estate.add(70)
+        await scene.time.advance(60)
+
+        assert ("refused", "alert_before_run") == await nominate(scene, about_the_one_before)
+        assert [] == made.server.stop_operation.calls
+        if hours <= 0:
+            assert ("stopped", None) == await nominate(scene, scene.time.now())
+
+    play(made.folder / "state", work, sources=["sql01"])
+
+
+@pytest.mark.parametrize("known_by", ["an earlier life", "an earlier look"])
+def test_another_server_under_the_same_name_is_asked_for_nothing_of_before(
+    made: Rig, tmp_path: Path, known_by: str
+) -> None:
+    """
+    A reload, or the name in DNS, leads to another server, where the id is a run that began before the alert did.
+    """
+    (tmp_path / "other").mkdir()
+    with server(tmp_path / "other") as other:
+
+        async def work(scene: Scene) -> None:
+            made.estate.now = other.estate.now = scene.time.now
+            other.estate.server_name = "SQL02"
+            for one in (made, other):
+                one.estate.add(70)
+            await scene.time.advance(600)
+            source = source_of(made, scene)
+            seen = source.snapshot()
+            about_the_first = scene.time.now()
+            await scene.time.advance(60)
+            if known_by == "an earlier look":
+                source._settings = other.settings(auth=source._settings.auth)
+                source.close()
+            else:
+                source = source_of(other, scene)
+                source.resume(seen.bookmark, ["70"])
+            scene.workers["sql01"] = InlineWorker(source)
+
+            assert ("refused", "alert_before_run") == await nominate(scene, about_the_first)
+            assert [] == made.server.stop_operation.calls + other.server.stop_operation.calls
+            assert "known under its name since" in scene.stopper.last_outcomes()[0].text
+            await scene.time.advance(60)
+            assert ("stopped", None) == await nominate(scene, scene.time.now())
+            assert ([], [70]) == (made.server.stop_operation.calls, other.server.stop_operation.calls)
+
+        play(tmp_path / "state", work, sources=["sql01"])
+
+
+def test_a_restart_on_the_same_catalog_takes_alerts_of_before(made: Rig) -> None:
+    """
+    Nothing became another one: the alert that is firing still is about this run.
+    """
+
+    async def work(scene: Scene) -> None:
+        made.estate.now = scene.time.now
+        made.estate.add(70)
+        await scene.time.advance(600)
+        seen = source_of(made, scene).snapshot()
+        asked_since = scene.time.now()
+        await scene.time.advance(60)
+        source = source_of(made, scene)
+        source.resume(seen.bookmark, ["70"])
+        scene.workers["sql01"] = InlineWorker(source)
+
+        assert ("stopped", None) == await nominate(scene, asked_since)
+
+    play(made.folder / "state", work, sources=["sql01"])
+
+
+def test_two_sources_that_lead_to_one_server_ask_it_once(made: Rig) -> None:
+    """
+    An alias and a listener: what the one asked for, the other finds to be stopping.
+    """
+    made.server.stop_operation.obeys = False
+
+    async def work(scene: Scene) -> None:
+        made.estate.now = scene.time.now
+        made.estate.add(70)
+        await scene.time.advance(600)
+        for name in ("sql01", "alias"):
+            scene.workers[name] = InlineWorker(source_of(made, scene, name))
+        await scene.stopper.submit([scene.nominate("70", name) for name in scene.workers])
+        await scene.time.advance(60)
+        made.estate.end(70, 3)
+        assert {"stopped"} == {await scene.outcome("70", name) for name in scene.workers}
+
+    play(made.folder / "state", work, sources=["sql01", "alias"])
+    assert [70] == made.server.stop_operation.calls
