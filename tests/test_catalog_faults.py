@@ -408,7 +408,7 @@ def test_a_server_is_not_waited_for_longer_than_the_scrape_waits(made: Rig) -> N
     source = made.source(settings=made.settings(time_limit=timedelta(minutes=5)))
     source.snapshot()
     made.server.faults.delay = 200
-    for asked, silence in ((8, 6.0), (0.001, 1.0)):
+    for asked, silence in ((8, 6.0), (1, 0.75), (0.001, 0.3)):
         source.asked_within = timedelta(seconds=asked)
         assert silence == source._deadline().wait
     began = time.monotonic()
@@ -417,6 +417,26 @@ def test_a_server_is_not_waited_for_longer_than_the_scrape_waits(made: Rig) -> N
 
     assert time.monotonic() - began < 100
     assert source._deadline().left > 200
+
+
+def test_what_nobody_waits_for_leaves_a_server_alone_that_is_down(made: Rig) -> None:
+    """
+    Reading the past would only hold up the look that finds out whether it is back; after that, it is read again.
+    """
+    made.estate.add(6, status=4)
+    source = made.source()
+    source.snapshot()
+    made.server.stop_listening()
+    with pytest.raises(SourceUnreachable, match="port"):
+        source.snapshot()
+    made.server.listen()
+
+    for ask in (lambda: source.past(""), lambda: source.first_error("6")):
+        with pytest.raises(SourceUnreachable, match="left alone until it answers"):
+            ask()
+    assert {7} == ids(source.snapshot())
+    assert 1 == len(source.past("")[0])
+    assert "" == source.first_error("6")
 
 
 def test_a_server_that_is_slow_but_speaks_is_waited_for(made: Rig) -> None:

@@ -48,7 +48,7 @@ Of the time that a scrape waits: so long the server may say nothing. A scrape th
 mended may have to wait for a connection that is dead; the rest of its time is for a new one.
 """
 
-SHORTEST_SILENCE = timedelta(seconds=1)
+SHORTEST_SILENCE = timedelta(seconds=0.3)
 """It may be silent for so long, however soon a scrape wants its answer."""
 
 LONGEST_MESSAGE = 500
@@ -83,6 +83,8 @@ class CatalogSource(RecordingSource, StoppableSource):
         self._about = f"{name}: {settings.address}"
         self._tls: Any = None
         self._session: CatalogSession | None = None
+        self._is_down = False
+        """Whether the newest call failed. What nobody waits for then leaves the server to the next look."""
         self._looker = Looker(name, Memory(name, lookback=lookback), monotonic=monotonic)
         self._patience = patience or Patience(monotonic=monotonic, jitter=random.random)
         self._hosts = hosts if hosts is not None else make_local_hosts()
@@ -146,7 +148,7 @@ class CatalogSource(RecordingSource, StoppableSource):
         """The newest ended runs below the id in `cursor`."""
         deadline = self._deadline()
         with self._telling():
-            queries = self._open(deadline).queries
+            queries = self._open_if_up(deadline).queries
             rows = queries.past(int(cursor) if cursor.isdecimal() else LARGEST_ID, deadline)
             now = datetime.now(UTC)
             ended = [
@@ -158,7 +160,7 @@ class CatalogSource(RecordingSource, StoppableSource):
         """The first error in `catalog.event_messages`."""
         deadline = self._deadline()
         with self._telling():
-            return self._open(deadline).queries.first_error(int(instance_id), deadline)
+            return self._open_if_up(deadline).queries.first_error(int(instance_id), deadline)
 
     def has_record_of(self, instance_id: str) -> bool:
         """Asks for the one row. The catalog keeps it for its retention period, a year if nobody changed that."""
@@ -281,6 +283,12 @@ class CatalogSource(RecordingSource, StoppableSource):
         self._info = SourceInfo(kind=self.kind, server=str(self._settings.address), version=session.version)
         return session
 
+    def _open_if_up(self, deadline: Deadline) -> CatalogSession:
+        """For what nobody waits for: it would only hold up the look that finds out whether the server is back."""
+        if self._is_down:
+            raise SourceUnreachable("it is left alone until it answers somebody who waits")
+        return self._open(deadline)
+
     def _connect(self, deadline: Deadline) -> CatalogSession:
         return CatalogSession(self._settings, self._tls_context(), deadline)
 
@@ -312,9 +320,11 @@ class CatalogSource(RecordingSource, StoppableSource):
         """Turns whatever goes wrong into a `SourceError`; a connection that failed is not used again."""
         try:
             yield
+            self._is_down = False
         except Exception as exc:
             if isinstance(exc, SsisExporterError) and not isinstance(exc, SourceError):
                 raise
+            self._is_down = True
             self.close()
             raise as_source_error(exc, about=self._about) from exc
 
