@@ -63,8 +63,8 @@ class Controlled(Protocol):
     async def hold(self, reason: str) -> None:
         """Nothing is stopped from now on. Raises `StorageError`."""
 
-    async def resume(self) -> None:
-        """Ends it. Raises `StorageError`."""
+    async def resume(self) -> str | None:
+        """Ends it; what it was. Raises `StorageError`."""
 
     async def acknowledge_damage(self) -> str:
         """Sets a damaged ledger aside; where it is kept. Raises `StorageError`."""
@@ -154,8 +154,7 @@ def make_control_application(controlled: Controlled, admission: Admission) -> Ap
         return {}
 
     async def resume(_: Nothing) -> dict[str, str]:
-        await controlled.resume()
-        return {}
+        return {"was": await controlled.resume() or ""}
 
     async def acknowledge_damage(_: Nothing) -> dict[str, str]:
         return {"kept": await controlled.acknowledge_damage()}

@@ -46,10 +46,13 @@ class Holding:
             self._in_memory = None
         log.warning("all stopping is on hold: %s", self._by_file)
 
-    async def end(self) -> None:
-        """Ends the hold. Raises `StorageError`, and it goes on."""
+    async def end(self) -> str | None:
+        """Ends the hold; returns what it was. Raises `StorageError`, and it goes on."""
         async with self._changing:
+            await self.glance()
+            was = self.reason
             await asyncio.get_running_loop().run_in_executor(self._executor, self._hold.end)
             await self.glance()
             self._in_memory = None
         log.warning("stopping is no longer on hold; nominations that were refused come with their next message")
+        return was

@@ -241,9 +241,9 @@ class Stopper:
         """
         await self._holding.begin(reason)
 
-    async def resume(self) -> None:
-        """Ends the hold. Raises `StorageError`, and it goes on."""
-        await self._holding.end()
+    async def resume(self) -> str | None:
+        """Ends the hold; returns what it was. Raises `StorageError`, and it goes on."""
+        return await self._holding.end()
 
     async def acknowledge_damage(self) -> str:
         """Sets a damaged ledger aside and begins a new one; returns where the old one is. Raises `StorageError`."""

@@ -451,6 +451,9 @@ def test_hold_where_the_file_cannot_be_written(service: Service, capsys: pytest.
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{told}{service.folder / 'hold'} cannot be written: ")
     assert service.thread.call(lambda: service.scene.stopper.held) is not None
+    assert exits.OK == run(["resume", "--storage.path", str(service.folder)])
+    assert service.thread.call(lambda: service.scene.stopper.held) is None
+    assert "the hold is ended; it was: " in capsys.readouterr().out
 
 
 def test_hold_rests_on_the_file_and_on_nobodys_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

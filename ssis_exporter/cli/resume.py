@@ -38,7 +38,8 @@ def command(
     try:
         service = find_service(folder)
         if service is not None:
-            service.resume()
+            # What the service could not write down is known to it alone.
+            was = service.resume() or was
         else:
             hold.end()
     except NotThere:

@@ -46,9 +46,9 @@ class RunningService:
         """Puts all stopping on hold."""
         self._ask("hold", {"reason": reason}, dict)
 
-    def resume(self) -> None:
-        """Ends the hold."""
-        self._ask("resume", {}, dict)
+    def resume(self) -> str:
+        """Ends the hold; returns what it was."""
+        return str(self._ask("resume", {}, dict).get("was", ""))
 
     def acknowledge_damage(self) -> str:
         """Sets a damaged ledger aside; returns where it is kept."""
