@@ -233,6 +233,41 @@ def test_a_process_that_is_not_certainly_the_runs_is_left_alone(
 
 
 @real
+@pytest.mark.parametrize("machine", ["SQL01", "sql01"])
+def test_a_process_that_another_run_has_too_is_left_alone(
+    made: Rig, processes: Estate, ticks: Ticks, machine: str
+) -> None:
+    """
+    The one's process ended at once, its number was given out again, and hosts the other by now.
+    """
+    process = processes.start("ISServerExec")
+    sticks = start_run(made, process, status=8)
+    start_run(made, process, machine_name=machine)
+    source = source_here(made, ticks)
+    run = next(one for one in source.snapshot().executions if one.key.instance_id == str(sticks))
+
+    with pytest.raises(IdentityUnknown, match="also that of execution"):
+        source.force_stop(run)
+    assert process.process.poll() is None
+
+
+@real
+def test_while_not_all_runs_are_known_no_process_is_ended(made: Rig, processes: Estate, ticks: Ticks) -> None:
+    """
+    One of those that nobody has read yet may have the process, too.
+    """
+    process = processes.start("ISServerExec")
+    start_run(made, process, status=8)
+    source = source_here(made, ticks)
+    run = only(source.snapshot())
+    source._looker.memory.is_behind = True
+
+    with pytest.raises(IdentityUnknown, match="not all runs"):
+        source.force_stop(run)
+    assert process.process.poll() is None
+
+
+@real
 def test_a_process_of_another_engine_is_left_alone(made: Rig, processes: Estate, ticks: Ticks) -> None:
     """
     ISServerExec is a child of its engine.

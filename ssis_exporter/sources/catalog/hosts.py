@@ -82,9 +82,9 @@ class LocalHosts:
         result.without_row = self._without_row(runs, found, server, look) if all_known else None
         return result
 
-    def end(self, facts: ExecutionFacts, server: ServerFacts) -> None:
+    def end(self, facts: ExecutionFacts, server: ServerFacts, *, open_runs: Mapping[int, OpenRun]) -> None:
         """
-        Ends the process of a run.
+        Ends the process of a run. `open_runs` are all of this catalog: a process that another one has too is let be.
 
         Raises `StopUnsupported` where it is not on this machine, `NoSuchExecution` when it is gone, `IdentityUnknown`
         when it cannot be proved to be the run's.
@@ -105,6 +105,11 @@ class LocalHosts:
             raise IdentityUnknown(f"process {host.pid} did not begin with {what}")
         if server.engine_process is None or next(iter(look.ancestors(host.pid)), None) != server.engine_process:
             raise IdentityUnknown(f"process {host.pid} was not started by the engine of this catalog")
+        for other, run in open_runs.items():
+            same_process = (run.facts.process_id, run.facts.machine.casefold()) == (host.pid, facts.machine.casefold())
+            if same_process and run.facts.key != facts.key:
+                # The number of a process that ended early is given out again, and then two rows name it.
+                raise IdentityUnknown(f"process {host.pid} of {what} is also that of execution {other}")
         self._table.end(host)
 
     def _own_names(self, server: ServerFacts) -> set[str]:

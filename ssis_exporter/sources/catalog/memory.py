@@ -134,6 +134,11 @@ class Memory:
         self.last_origin = bookmark.origin
 
     @property
+    def is_incomplete(self) -> bool:
+        """Whether the open runs are a lower bound. A row that is locked may be an open run, too."""
+        return self.origin is None or self.fill is not None or self.is_behind or bool(self.unsure)
+
+    @property
     def bookmark(self) -> Bookmark | None:
         """Where to go on; None while something below it has still to be told."""
         if self.origin is None or self.unsure or self.found_ended:

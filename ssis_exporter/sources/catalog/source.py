@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Self
 
-from ssis_exporter.errors import SourceBroken, SourceError, SourceUnreachable, SsisExporterError, StopFailed
+from ssis_exporter.errors import (
+    IdentityUnknown,
+    SourceBroken,
+    SourceError,
+    SourceUnreachable,
+    SsisExporterError,
+    StopFailed,
+)
 from ssis_exporter.extras import need
 from ssis_exporter.model import (
     DataFlow,
@@ -120,9 +127,7 @@ class CatalogSource(RecordingSource, StoppableSource):
                 server=seen.now, ahead=now - seen.now, same_since=None if same_for is None else now - same_for
             )
             memory = self._looker.memory
-            # A row that is locked may be an open run: without it the answer is a lower bound, too.
-            incomplete = memory.fill is not None or memory.is_behind or bool(memory.unsure)
-            hosts = self._hosts.look(memory.open, session.server, all_known=not incomplete)
+            hosts = self._hosts.look(memory.open, session.server, all_known=not memory.is_incomplete)
             flows = self._data_flows(deadline)
             return Snapshot(
                 source=self.name,
@@ -135,7 +140,7 @@ class CatalogSource(RecordingSource, StoppableSource):
                 ended=seen.ended,
                 records_ends=True,
                 bookmark="" if memory.bookmark is None else str(memory.bookmark),
-                incomplete=incomplete,
+                incomplete=memory.is_incomplete,
             )
 
     def resume(self, bookmark: str, open_ids: Collection[str]) -> None:
@@ -185,7 +190,10 @@ class CatalogSource(RecordingSource, StoppableSource):
             row = stop.look()
             if row.status != STOPPING_CODE:
                 raise StopFailed(f"{self.name}: execution {row.execution_id} was not asked to stop yet")
-            self._hosts.end(row.facts(self.name), session.server)
+            memory = self._looker.memory
+            if memory.is_incomplete:
+                raise IdentityUnknown(f"{self.name}: not all runs are known, and one of them may have its process")
+            self._hosts.end(row.facts(self.name), session.server, open_runs=memory.open)
             return StopReply.ACCEPTED
 
     def evidence(self, execution: Execution) -> Mapping[str, str]:
