@@ -229,3 +229,20 @@ def test_utc_is_what_the_server_says(made: Rig, connection: Connection) -> None:
     (row,) = query(connection, "SELECT SYSDATETIMEOFFSET() AS now")
 
     assert abs(datetime.now(UTC) - row[0]) < timedelta(minutes=1)
+
+
+def test_a_statement_that_met_a_lock_does_not_end_the_batch(made: Rig, connection: Connection) -> None:
+    """
+    Error 1222 comes in the middle, and the next answer is not taken for what was left of this one.
+    """
+    made.estate.add(7)
+    made.estate.add(8)
+    made.estate.hold_lock(7, status=7)
+    sql = "SELECT e.execution_id FROM catalog.executions AS e WHERE e.execution_id = @id; SELECT @id AS asked"
+
+    for _ in range(3):
+        with pytest.raises(ServerError) as told:
+            connection.query(sql, [("id", "bigint", 7)], Deadline(LIMIT))
+        assert 1222 == told.value.number
+        assert [[(8,)], [(8,)]] == connection.query(sql, [("id", "bigint", 8)], Deadline(LIMIT))
+    assert connection.is_open

@@ -233,7 +233,7 @@ class Conversation:
         self, session: Session, kind: str, text: str, parameters: list[wire.Parameter], *, received: int, last: int
     ) -> None:
         error: SqlError | None = None
-        results: list[Result] = []
+        results: list[Result | SqlError] = []
         scans: list[str] = []
         try:
             self._raise_if_told()
@@ -248,22 +248,27 @@ class Conversation:
             text=text,
             parameters=tuple(parameters),
             received=received,
-            rows=sum(len(result.rows) for result in results),
-            error=None if error is None else error.number,
+            rows=sum(len(result.rows) for result in results if isinstance(result, Result)),
+            error=next((one.number for one in [error, *results] if isinstance(one, SqlError)), None),
             scans=tuple(scans),
         )
         out = bytearray()
         each = wire.DONEINPROC if last == wire.DONEPROC else wire.DONE
+        status = 0
         for place, result in enumerate(results):
+            more = wire.DONE_MORE if last == wire.DONEPROC or place < len(results) - 1 or error else 0
+            if isinstance(result, SqlError):
+                status = result.number
+                out += _tokens(result) + wire.done(each, wire.DONE_ERROR | more)
+                continue
             out += wire.column_metadata(result.columns)
             for values in result.rows:
                 out += wire.row(result.columns, values)
-            more = wire.DONE_MORE if last == wire.DONEPROC or place < len(results) - 1 or error else 0
             out += wire.done(each, wire.DONE_COUNT | more, len(result.rows))
         if error is not None:
             out += _tokens(error) + wire.done(last, wire.DONE_ERROR)
         elif last == wire.DONEPROC:
-            out += wire.return_status(0) + wire.done(wire.DONEPROC, 0)
+            out += wire.return_status(status) + wire.done(wire.DONEPROC, 0)
         elif not results:
             out += wire.done(wire.DONE, 0)
         self._send(bytes(out))

@@ -13,6 +13,8 @@ from sqlglot import exp
 from tests.tds.tables import OBJECT_IDS, PRODUCTS, TABLES, Account, Estate, table_name
 from tests.tds.wire import Parameter, stamp
 
+LOCK_TIMEOUT = 1222
+
 
 class SqlError(Exception):
     """An error that the client is told: number, text, severity, state."""
@@ -135,13 +137,15 @@ class Engine:
         assert self._session is not None
         return self._session
 
-    def run(self, session: Session, text: str, parameters: list[Parameter]) -> tuple[list[Result], list[str]]:
+    def run(
+        self, session: Session, text: str, parameters: list[Parameter]
+    ) -> tuple[list[Result | SqlError], list[str]]:
         """
-        The results of a batch, and what it scanned.
+        The results of a batch, and what it scanned. A lock that was not let go ends its statement only.
 
         Raises `SqlError` for what a server refuses.
         """
-        results: list[Result] = []
+        results: list[Result | SqlError] = []
         scanned: list[str] = []
         with self.estate.lock:
             self._session = session
@@ -152,7 +156,12 @@ class Engine:
                 prepared = self._prepare(session, statement, parameters)
                 if prepared.scans:
                     scanned.append(prepared.scans)
-                results.append(self._select(session, prepared, parameters))
+                try:
+                    results.append(self._select(session, prepared, parameters))
+                except SqlError as exc:
+                    if exc.number != LOCK_TIMEOUT:
+                        raise
+                    results.append(exc)
         return results, scanned
 
     def _select(self, session: Session, prepared: Prepared, parameters: list[Parameter]) -> Result:
@@ -166,7 +175,7 @@ class Engine:
             names = [name for name, _ in prepared.columns]
             for row in rows:
                 if "execution_id" in names and row[names.index("execution_id")] in self.estate.locked:
-                    raise SqlError(1222, "Lock request time out period exceeded.", state=51)
+                    raise SqlError(LOCK_TIMEOUT, "Lock request time out period exceeded.", state=51)
         return Result(prepared.columns, rows)
 
     def _prepare(self, session: Session, text: str, parameters: list[Parameter]) -> Prepared:
