@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -219,6 +220,20 @@ def test_an_alert_that_ended_before_has_no_veto(tmp_path: Path) -> None:
     with_ledger(tmp_path, work)
 
 
+@pytest.mark.parametrize("other", [NOW + timedelta(hours=1), None, NOW.replace(tzinfo=None)])
+def test_an_alert_that_ended_between_two_vetoes_both(tmp_path: Path, other: datetime | None) -> None:
+    """
+    Only what began after it for certain is not meant; where that is said of one of several, all are given up.
+    """
+
+    async def work(ledger: Ledger) -> None:
+        row = await nominated(ledger)
+        await ledger.nominate([replace(nomination(), asked_since=other)], NOW)
+        assert await ledger.veto(row.key, "resolved", ended_at=NOW, at=NOW) is not None
+
+    with_ledger(tmp_path, work)
+
+
 def test_another_nomination_that_came_meanwhile_is_not_settled_unheard(tmp_path: Path) -> None:
     """
     A row that got a nomination with other beliefs comes back open instead of refused.
@@ -314,6 +329,27 @@ def test_no_request_without_room_whatever_was_reserved(tmp_path: Path) -> None:
         assert await ledger.request(again, "rule 1", {}, BREAKER, hour) is None
 
     with_ledger(tmp_path, work, time)
+
+
+def test_the_place_of_a_dry_run_is_none_for_a_stop(tmp_path: Path) -> None:
+    """
+    Armed meanwhile: without room the run does not even wait in grace.
+    """
+
+    async def work(ledger: Ledger) -> None:
+        for number in "12":
+            row = await ledger.reserve(await nominated(ledger, number), "rule 1", BREAKER, dry_run=True, at=NOW)
+            assert row is not None
+            await ledger.settle(row, StopOutcome.WOULD_STOP, at=NOW)
+        await requested(ledger, "1")
+        wide = Breaker(stops=3, window=BREAKER.window)
+        row = await ledger.reserve(await nominated(ledger, "3"), "rule 1", wide, dry_run=False, at=NOW)
+        assert row is not None
+        again = await nominated(ledger, "2")
+        assert await ledger.reserve(again, "rule 1", BREAKER, dry_run=False, at=NOW) is None
+        assert await ledger.reserve(again, "rule 1", BREAKER, dry_run=True, at=NOW) is not None
+
+    with_ledger(tmp_path, work)
 
 
 def test_a_sound_ledger_is_not_set_aside(tmp_path: Path) -> None:
