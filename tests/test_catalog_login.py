@@ -8,8 +8,9 @@ import logging
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -273,36 +274,57 @@ def test_a_name_that_leads_nowhere_is_told() -> None:
 # TLS.
 
 
-def issue(
-    folder: Path, name: str, *, dns: str = "", ip: str = "", days: int = 30, common: str = "sql"
-) -> tuple[Path, Path]:
-    """A certificate that signed itself, for these names: PEM with key, and PEM without."""
+@dataclass(frozen=True)
+class Issued:
+    """A certificate and its key."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+    @property
+    def public(self) -> bytes:
+        """As PEM."""
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
+
+    @property
+    def private(self) -> bytes:
+        """Its key, as PEM."""
+        return self.key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+
+
+def sign(common: str, names: Sequence[x509.GeneralName] = (), *, days: int = 30, by: Issued | None = None) -> Issued:
+    """A certificate for these names, signed by an authority, or by itself."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
     now = dt.datetime.now(dt.UTC)
-    names: list[x509.GeneralName] = [x509.DNSName(dns)] if dns else []
-    if ip:
-        names.append(x509.IPAddress(ipaddress.ip_address(ip)))
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
-        .issuer_name(subject)
+        .issuer_name(subject if by is None else by.certificate.subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(days=60))
         .not_valid_after(now + dt.timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.BasicConstraints(ca=by is None or not names, path_length=None), critical=True)
     )
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    made = builder.sign(key, hashes.SHA256())
-    public = made.public_bytes(serialization.Encoding.PEM)
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    return Issued(builder.sign(key if by is None else by.key, hashes.SHA256()), key)
+
+
+def issue(
+    folder: Path, name: str, *, dns: str = "", ip: str = "", days: int = 30, common: str = "sql"
+) -> tuple[Path, Path]:
+    """A certificate that signed itself, for these names: PEM with key, and PEM without."""
+    names: list[x509.GeneralName] = [x509.DNSName(dns)] if dns else []
+    if ip:
+        names.append(x509.IPAddress(ipaddress.ip_address(ip)))
+    made = sign(common, names, days=days)
     both, alone = folder / f"{name}.pem", folder / f"{name}.crt"
-    both.write_bytes(public + private)
-    alone.write_bytes(public)
+    both.write_bytes(made.public + made.private)
+    alone.write_bytes(made.public)
     return both, alone
 
 
@@ -329,6 +351,26 @@ def test_a_known_certificate_is_believed(tmp_path: Path, encryption: str, names:
     certificate, authority = issue(tmp_path, "server", **names)  # type: ignore[arg-type]
 
     assert {5} == look(tmp_path, certificate, encryption=encryption, host=host, encrypt=True, ca_file=authority)
+
+
+@pytest.mark.parametrize("trusted", ["the server's own", "one in between", "the root", "another"])
+def test_a_chain_is_believed_by_any_of_its_certificates(tmp_path: Path, trusted: str) -> None:
+    """
+    What stands in `ca_file` is believed, whoever signed it; nothing else is.
+    """
+    root = sign("root")
+    between = sign("between", by=root)
+    own = sign("sql", [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))], by=between)
+    by_name = {"the server's own": own, "one in between": between, "the root": root, "another": sign("another")}
+    served, believed = tmp_path / "server.pem", tmp_path / "ca.pem"
+    served.write_bytes(own.public + own.private + between.public)
+    believed.write_bytes(by_name[trusted].public)
+
+    if trusted == "another":
+        with pytest.raises(SourceBroken, match="its authority is unknown; put the authority, or the certificate"):
+            look(tmp_path, served, encrypt=True, ca_file=believed)
+    else:
+        assert {5} == look(tmp_path, served, encrypt=True, ca_file=believed)
 
 
 def test_an_unknown_certificate_is_refused_by_default(tmp_path: Path) -> None:

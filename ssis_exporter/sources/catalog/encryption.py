@@ -52,6 +52,8 @@ def _trust(context: Any, ca_file: Path | None) -> None:
             context.load_verify_locations(str(ca_file))
         except SSL.Error as exc:
             raise ConfigError(f'"ca_file": {ca_file} is not a readable PEM file with certificates') from exc
+        # Whatever is in it is believed, also where it did not sign itself: the server's own, or one in between.
+        context.get_cert_store().set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
         return
     context.set_default_verify_paths()
     if sys.platform == "win32":
@@ -83,6 +85,7 @@ def _verifier(*, verify_host: bool) -> Any:
 
 
 _ERRORS = {
+    2: "its authority is unknown",
     9: "it is not valid yet",
     10: "it has expired",
     18: "it signed itself",
