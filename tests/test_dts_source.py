@@ -36,7 +36,7 @@ from ssis_exporter.errors import (
 )
 from ssis_exporter.model import ExecutionKey, ExecutionStatus, FindingLevel, Scope, Snapshot, StopReply
 from ssis_exporter.sources.dts import DtsSource
-from ssis_exporter.sources.dts.source import NO_IDENTITY
+from ssis_exporter.sources.dts.protocol import NO_IDENTITY
 from ssis_exporter.sources.dts.supervisor import HelperStarting, Patience
 from ssis_exporter.sources.interface import Source
 from ssis_exporter.testing import SourceContract
@@ -171,20 +171,69 @@ def test_a_start_whose_kind_is_utc(estate: Estate, source: DtsSource) -> None:
     assert (began, False) == (run.facts.started_at, run.facts.start_uncertain)
 
 
-def test_runs_without_an_instance_id_are_shown_and_never_stopped(estate: Estate, source: DtsSource) -> None:
+def test_an_instance_id_that_comes_twice_names_no_run(estate: Estate, source: DtsSource) -> None:
     """
-    Runs to which the API gives no InstanceID, or one that it gives twice, are shown once, and nothing is asked.
+    A run that the API tells twice is shown once, and nobody is asked to stop.
     """
-    nobody = [estate.add(Package("Load", instance=NO_IDENTITY), with_process=True) for _ in range(2)]
     double = [estate.add(Package("Load", instance="6f0e0000-0000-0000-0000-000000000001")) for _ in range(2)]
-    seen = {run.key.instance_id: run for run in source.snapshot().executions}
-    with pytest.raises(IdentityUnknown, match="no InstanceID"):
-        source.request_stop(seen[nobody[0].instance])
+    [run] = source.snapshot().executions
     with pytest.raises(IdentityUnknown, match="2 packages run under"):
-        source.request_stop(seen[double[0].instance])
+        source.request_stop(run)
 
-    assert {nobody[0].instance, double[0].instance} == seen.keys()
+    assert double[0].instance == run.key.instance_id
     assert [] == estate.stops()
+
+
+def test_runs_without_an_instance_id_are_each_shown_and_never_stopped(estate: Estate, source: DtsSource) -> None:
+    """
+    Runs to which the API gives no InstanceID count each for itself, whatever else they have in common, keep their names
+    from look to look, also those of a new helper, and are never asked to stop.
+    """
+    start = ticks(datetime.now() - timedelta(minutes=7))
+    names = ["Load", "Load", "Extract", "Pay \ud800 roll"]
+    nobody = [
+        estate.add(Package(name, instance=NO_IDENTITY, start_ticks=start + number % 3), with_process=number == 3)
+        for number, name in enumerate([*names, ""])
+    ]
+    known = estate.add(Package("Known"))
+    first = source.snapshot().executions
+    source.close()
+    estate.packages.reverse()
+    estate.write()
+    second = source.snapshot().executions
+    estate.packages.remove(nobody[1])
+    estate.write()
+    third = source.snapshot().executions
+
+    for run in third:
+        if run.facts.package_name != "Known":
+            with pytest.raises(IdentityUnknown, match="no InstanceID"):
+                source.request_stop(run)
+    assert sorted([*names[:3], "Pay \ufffd roll", "", known.name]) == sorted(run.facts.package_name for run in first)
+    assert 6 == len({run.key for run in first})
+    assert {run.facts for run in first} == {run.facts for run in second}
+    assert {run.key for run in third} < {run.key for run in second}
+    assert 5 == len(third)
+    assert [] == estate.stops()
+
+
+def test_half_a_surrogate_pair_spoils_nothing(estate: Estate, source: DtsSource) -> None:
+    """
+    A text that is no Unicode is shown with U+FFFD, every other run beside it as always.
+    """
+    odd = estate.add(Package("L\ud800ad \N{PACKAGE}", description="\ud800", user="CORP\\\ud800"))
+    plain = estate.add(Package("Load"))
+    seen = {run.key.instance_id: run.facts for run in source.snapshot().executions}
+    [probed, _] = source.probe()["packages"]
+
+    facts = seen[odd.instance]
+    assert ("L\ufffdad \N{PACKAGE}", "\ufffd", "CORP\\\ufffd") == (
+        facts.package_name,
+        facts.description,
+        facts.user_name,
+    )
+    assert "Load" == seen[plain.instance].package_name
+    assert {"type": "str", "value": "L\ufffdad \N{PACKAGE}"} == probed["PackageName"]
 
 
 def test_a_run_that_no_look_showed_is_not_asked(estate: Estate, source: DtsSource) -> None:
@@ -260,6 +309,7 @@ def test_stop_of_one_that_ended_and_denied_stop(estate: Estate, source: DtsSourc
         ("dtsthrow 0xC00160AA", SourceUnreachable),
         ("throw 0x800706BA", SourceUnreachable),
         ("denied", SourceAccessDenied),
+        ("dtsthrow 0xC00160AE", SourceAccessDenied),
         ("throw 0x80040154", SourceMissing),
         ("notfound", SourceMissing),
         ("throw 0x8000FFFF", SourceBroken),
@@ -393,6 +443,19 @@ def test_what_is_no_answer_ends_the_helper(
     source.close()
 
     assert [] == children()
+
+
+@pytest.mark.parametrize("hresult", [0x80070005, 0x80070005 - 2**32])
+def test_another_helper_may_tell_an_hresult_with_its_sign(tmp_path: Path, gac: Gac, hresult: int) -> None:
+    """
+    .NET's HRESULT is a signed number; told as it is, it means the same.
+    """
+    said = json.dumps({"id": 1, "error": {"type": "COMException", "hresult": hresult}})
+    script = f"{HELLO}; print({said!r}, flush=True); sys.stdin.readline()"
+    source = DtsSource("local", settings(gac, helper=fake_helper(tmp_path, script)), patience=QUICK)
+    with pytest.raises(SourceAccessDenied, match="HRESULT 0x80070005"):
+        until_not_starting(source)
+    source.close()
 
 
 def test_a_slow_start_goes_on_between_looks(estate: Estate) -> None:

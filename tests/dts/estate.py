@@ -45,7 +45,7 @@ class Package:
         """As the contract's assembly reads it."""
         pid = self.pid if self.process is None else self.process.pid
         texts = [self.instance, self.package_id, self.name, self.description, self.user]
-        escaped = [text.replace("\n", "\\n").replace("\t", "\\t") for text in texts]
+        escaped = [text.replace("\n", "\\n").replace("\t", "\\t").replace("\ud800", "\\d800") for text in texts]
         return "\t".join([*escaped, str(self.start_ticks), str(self.raw_duration), str(pid)])
 
 

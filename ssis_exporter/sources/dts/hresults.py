@@ -1,8 +1,9 @@
 """
 What an HRESULT of the managed API means for an operator.
 
-Classified by number, not by exception class: no page says which class carries which. 0xC00160AA is documented
-(Integration Services Error and Message Reference); the others are COM's and .NET's own.
+Classified by number, not by exception class: no page says which class carries which. 0xC00160AA and 0xC00160AE are
+documented (Integration Services Error and Message Reference; API reference, HResults); the others are COM's and
+.NET's own.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from ssis_exporter.errors import (
 )
 from ssis_exporter.sources.dts.protocol import Trouble
 
-ACCESS_DENIED = 0x80070005
+ACCESS_DENIED = frozenset({0x80070005, 0xC00160AE})
+"""E_ACCESSDENIED, and what SSIS makes of it: DTS_E_CONNECTTOSERVERFAILED_ACCESSDENIED."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,13 @@ _MEANINGS: dict[int, _Meaning] = {
     0x80080005: _Meaning(
         SourceUnreachable, "the SSIS service could not be started by DCOM (server execution failed)", _START
     ),
-    ACCESS_DENIED: _Meaning(
-        SourceAccessDenied,
-        "access denied: grant this account Launch, Activation and Access on SSIS in DCOM Config (event 10016)",
-        _RIGHTS,
+    **dict.fromkeys(
+        ACCESS_DENIED,
+        _Meaning(
+            SourceAccessDenied,
+            "access denied: grant this account Launch, Activation and Access on SSIS in DCOM Config (event 10016)",
+            _RIGHTS,
+        ),
     ),
     0x80040154: _Meaning(
         SourceMissing,
@@ -79,10 +84,10 @@ _MEANINGS: dict[int, _Meaning] = {
 
 def error_for(source: str, trouble: Trouble, *, release: int | None = None) -> SourceError:
     """The error to raise for an exception of the managed side; its sentence names source, meaning and HRESULT."""
-    meaning = _MEANINGS.get(trouble.hresult, _Meaning(SourceBroken, trouble.message or "no message"))
+    meaning = _MEANINGS.get(trouble.code, _Meaning(SourceBroken, trouble.message or "no message"))
     if trouble.type == "MissingExtra":
         meaning = _Meaning(SourceMissing, trouble.message)
-    code = f", HRESULT 0x{trouble.hresult:08X}" if trouble.hresult else ""
+    code = f", HRESULT 0x{trouble.code:08X}" if trouble.code else ""
     error = meaning.kind(f"{source}: {meaning.text} ({trouble.type}{code})")
     number, version = ("<n>", "<n>.0") if release is None else (str(release), f"{release // 10}.0")
     error.remedy = meaning.remedy.replace("{n}", number).replace("{v}", version)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ssis_exporter.sources.dts.hresults import ACCESS_DENIED
-from ssis_exporter.sources.dts.protocol import Row, Trouble
+from ssis_exporter.sources.dts.protocol import NO_IDENTITY, Row, Trouble
 
 ASSEMBLY = "Microsoft.SqlServer.ManagedDTS"
 MICROSOFT_TOKEN = "89845dcd8080cc91"  # noqa: S105 - the public half of a strong name, no secret
@@ -29,7 +29,7 @@ class Ambiguous(Exception):
 
 
 def trouble_of(exc: BaseException) -> Trouble:
-    """An exception of either side as it travels. .NET's HResult is signed; it travels unsigned."""
+    """An exception of either side as it travels."""
     # A constructor called by reflection wraps what went wrong.
     if type(exc).__name__ == "TargetInvocationException":
         exc = getattr(exc, "InnerException", None) or exc
@@ -72,7 +72,7 @@ class ManagedApi:
             # A package that ended between the listing and the reading may fail; a new listing does not have it. A
             # connection to a service that was restarted stays broken; a new Application makes a new one.
             self._application = None
-            if trouble_of(exc).hresult == ACCESS_DENIED:
+            if trouble_of(exc).code in ACCESS_DENIED:
                 # Asked again, it would be refused again, and Windows would write one more event 10016.
                 raise
             return self._list_once(server)
@@ -109,7 +109,7 @@ class ManagedApi:
                 "ExecutionDuration",
             ):
                 try:
-                    value = getattr(package, name)
+                    value = _property(package, name)
                 except Exception as exc:  # noqa: BLE001 - a property that fails is what a probe is for
                     values[name] = {"error": _plain(trouble_of(exc))}
                     continue
@@ -135,6 +135,7 @@ class ManagedApi:
             if instance not in sent:
                 rows.append(_row(package, instance))
         self._sent = sent.intersection(running) | {row.instance for row in rows if row.name}
+        self._sent.discard(NO_IDENTITY)
         self._collect_sometimes()
         return running, rows
 
@@ -167,17 +168,40 @@ def _row(package: Any, instance: str) -> Row:
     return Row(
         instance=instance,
         package=str(package.PackageID),
-        name=package.PackageName,
-        description=package.PackageDescription,
-        user=package.UserName,
+        name=_property(package, "PackageName"),
+        description=_property(package, "PackageDescription"),
+        user=_property(package, "UserName"),
         start_ticks=None if start is None else int(start.Ticks),
         start_utc=start is not None and str(start.Kind) == "Utc",
         raw_duration=package.ExecutionDuration,
     )
 
 
+def _property(package: Any, name: str) -> Any:
+    """
+    The value of a property.
+
+    A text with half a surrogate pair in it is none to Python, and pythonnet raises where it would make one: that half
+    is U+FFFD here, and does not spoil the whole listing.
+    """
+    try:
+        return getattr(package, name)
+    except UnicodeError:
+        return _well_formed(package, name)
+
+
+def _well_formed(package: Any, name: str) -> str:
+    import System  # noqa: PLC0415 - there once the runtime is loaded
+    from System.Collections.Generic import IEnumerable, List  # noqa: PLC0415
+
+    # As a sequence of characters it stays .NET's until it is well-formed: the encoder puts U+FFFD for what it cannot
+    # encode.
+    getter = System.Delegate.CreateDelegate(System.Func[IEnumerable[System.Char]], package, f"get_{name}")
+    return bytes(System.Text.Encoding.UTF8.GetBytes(List[System.Char](getter()).ToArray())).decode()
+
+
 def _plain(trouble: Trouble) -> dict[str, Any]:
-    return {"type": trouble.type, "hresult": f"0x{trouble.hresult:08X}", "message": trouble.message}
+    return {"type": trouble.type, "hresult": f"0x{trouble.code:08X}", "message": trouble.message}
 
 
 def _load_runtime(runtime: str) -> Any:

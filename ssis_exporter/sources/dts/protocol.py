@@ -14,10 +14,11 @@ answers requests, one at a time, in order::
     helper    {"id": 3, "ok": {"probe": {...}}}
 
 ``running`` names every package that runs now, by InstanceID. ``rows`` has one object for each of them whose
-properties this helper has not sent before, or sent while the name was still empty. A call that failed is answered
-``{"id": 1, "error": {"type": "COMException", "hresult": 2147943674, "message": "..."}}``, with the HRESULT as an
-unsigned number (0 where there is none). A helper that cannot load the API says ``{"failed": {...}}`` with the same
-three fields instead of hello, and ends.
+properties this helper has not sent before, or sent while the name was still empty; a package without an InstanceID
+(`NO_IDENTITY`) has one in every answer. A call that failed is answered
+``{"id": 1, "error": {"type": "COMException", "hresult": 2147943674, "message": "..."}}``, with the HRESULT as a
+number of either sign (0 where there is none). A helper that cannot load the API says ``{"failed": {...}}`` with the
+same three fields instead of hello, and ends.
 
 A stop whose InstanceID names more than one package stops none and is answered with an error of the type ``Ambiguous``.
 
@@ -34,6 +35,9 @@ from ssis_exporter.readiness import make_ready
 
 PROTOCOL_VERSION = 1
 
+NO_IDENTITY = "00000000-0000-0000-0000-000000000000"
+"""The InstanceID of a package to which nobody gave one: it names no run."""
+
 
 class Trouble(msgspec.Struct, frozen=True):
     """An exception of the managed side."""
@@ -41,6 +45,11 @@ class Trouble(msgspec.Struct, frozen=True):
     type: str
     hresult: int = 0
     message: str = ""
+
+    @property
+    def code(self) -> int:
+        """The HRESULT as it is written: .NET's own is signed, and a helper may hand it on so."""
+        return self.hresult & 0xFFFFFFFF
 
 
 class Row(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-import uuid
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,7 +38,7 @@ from ssis_exporter.model import (
 from ssis_exporter.sources.dts.firstsight import FirstSights
 from ssis_exporter.sources.dts.hresults import ACCESS_DENIED, error_for
 from ssis_exporter.sources.dts.managed import MICROSOFT_TOKEN
-from ssis_exporter.sources.dts.protocol import Answer, ListAnswer, Row, Trouble
+from ssis_exporter.sources.dts.protocol import NO_IDENTITY, Answer, ListAnswer, Listing, Row, Trouble
 from ssis_exporter.sources.dts.services import KNOWN_RELEASES, checked_server, running_releases
 from ssis_exporter.sources.dts.supervisor import HelperStarting, Patience, Supervisor
 from ssis_exporter.sources.interface import SourceSettings, StoppableSource
@@ -46,9 +46,6 @@ from ssis_exporter.sources.interface import SourceSettings, StoppableSource
 log = logging.getLogger(__name__)
 
 DEFAULT_RUNTIME: Literal["netfx", "mono"] = "netfx" if sys.platform == "win32" else "mono"
-
-NO_IDENTITY = str(uuid.UUID(int=0))
-"""What .NET says where nobody gave a GUID: it names no run."""
 
 
 class DtsSettings(SourceSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -137,11 +134,10 @@ class DtsSource(StoppableSource):
         now = self._now()
         visibility = self._visibility()
         self._sights.look(visibility)
-        self._learn(answer.ok.rows, now)
+        running, rows = _told_apart(answer.ok)
+        self._learn(rows, now)
         executions = []
         facts = self._facts
-        # Each once: a run that is told twice is shown once, and `request_stop` does not touch it.
-        running = dict.fromkeys(answer.ok.running)
         for instance in running:
             known = facts.get(instance)
             if known is None:
@@ -165,7 +161,7 @@ class DtsSource(StoppableSource):
         instance = execution.key.instance_id
         if execution.key.source != self.name or self._facts.get(instance) != execution.facts:
             raise NoSuchExecution(f"{self.name}: {instance} is not a run that the last look showed")
-        if instance == NO_IDENTITY:
+        if instance.startswith(NO_IDENTITY):
             raise IdentityUnknown(f"{self.name}: the API gave this run no InstanceID, so nothing tells it from another")
         if instance in self._stopping:
             return StopReply.ALREADY_STOPPING
@@ -174,7 +170,7 @@ class DtsSource(StoppableSource):
             error = self._refused(answer.error)
             if answer.error.type == "Ambiguous":
                 raise IdentityUnknown(str(error)) from error
-            if answer.error.hresult == ACCESS_DENIED:
+            if answer.error.code in ACCESS_DENIED:
                 raise StopDenied(str(error)) from error
             raise error
         if not (answer.ok or {}).get("found"):
@@ -312,6 +308,32 @@ class DtsSource(StoppableSource):
         for release in self._releases:
             command += ["--release", str(release)]
         return [*command, "--public-key-token", self._settings.public_key_token]
+
+
+def _told_apart(listing: Listing) -> tuple[Collection[str], Sequence[Row]]:
+    """
+    Names for all that runs, and the rows under these names.
+
+    A run that is told twice is shown once, and `request_stop` does not touch it. Runs without InstanceID each count.
+    They are told apart by what does not change in them and, where that is equal, by a number: when one of those ends,
+    any of them may be the one that is gone.
+    """
+    running = dict.fromkeys(listing.running)
+    if NO_IDENTITY not in running:
+        return running, listing.rows
+    rows = [row for row in listing.rows if row.instance != NO_IDENTITY]
+    nameless = [row for row in listing.rows if row.instance == NO_IDENTITY]
+    if len(nameless) != listing.running.count(NO_IDENTITY):
+        # The one name that is left has no properties, and what misses them is no answer.
+        return running, rows
+    del running[NO_IDENTITY]
+    equal: Counter[str] = Counter()
+    for row in sorted(nameless, key=lambda row: (row.name or "", row.user or "")):
+        what = f"{NO_IDENTITY}/{row.package}/{row.start_ticks}"
+        equal[what] += 1
+        rows.append(msgspec.structs.replace(row, instance=f"{what}/{equal[what]}"))
+        running[rows[-1].instance] = None
+    return running, rows
 
 
 def interpreter() -> str:

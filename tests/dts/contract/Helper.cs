@@ -108,7 +108,7 @@ public static class Helper
                 + ", \"name\": " + Text(name) + ", \"description\": " + Text((string)Get(package, "PackageDescription"))
                 + ", \"user\": " + Text((string)Get(package, "UserName")) + ", \"start_ticks\": " + start.Ticks
                 + ", \"raw_duration\": " + Get(package, "ExecutionDuration") + "}");
-            if (!string.IsNullOrEmpty(name)) { sent.Add(id); }
+            if (!string.IsNullOrEmpty(name) && id != Guid.Empty.ToString()) { sent.Add(id); }
         }
         if (what == "stop")
         {

@@ -6,7 +6,8 @@
 //
 // What "runs" is told by files in the folder that the environment variable SSIS_TEST_ESTATE names:
 //   packages.tsv   a line a package: instance id, package id, name, description, user, start ticks, duration, pid
-//                  (pid 0: no process behind it; otherwise it runs while /proc/PID is there and is no zombie)
+//                  (pid 0: no process behind it; otherwise it runs while /proc/PID is there and is no zombie;
+//                  in texts \n, \t and \d800, which no file in UTF-8 can hold: half a surrogate pair)
 //   faults.txt     a line a fault: MEMBER ACTION [ARGUMENT]
 //                  MEMBER: ctor list enumerate count stop stopped, or the name of a property
 //                  (stop is before the request went out, stopped after it)
@@ -137,7 +138,7 @@ namespace Microsoft.SqlServer.Dts.Runtime
             {
                 string[] row = line.Split('\t');
                 if (row.Length < 8) { continue; }
-                for (int i = 0; i < row.Length; i++) { row[i] = row[i].Replace("\\n", "\n").Replace("\\t", "\t"); }
+                for (int i = 0; i < row.Length; i++) { row[i] = row[i].Replace("\\n", "\n").Replace("\\t", "\t").Replace("\\d800", "\ud800"); }
                 int pid = int.Parse(row[7], CultureInfo.InvariantCulture);
                 if (pid == 0 || Lives(pid)) { running.Items.Add(new RunningPackage(row)); }
             }
