@@ -1,5 +1,5 @@
 """
-What a look at the processes costs, against the least it can cost: a C loop that reads `/proc/PID/stat` of each.
+What a look at the processes costs, against a C loop that reads `/proc/PID/stat` of each.
 
 `python benchmarks/scan.py` starts real processes of which some are called dtexec, and prints the median of the ratios
 of neighbouring rounds, of processor time. psutil's way stands beside it. Only on Linux, with a C compiler.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -17,11 +19,13 @@ from ssis_exporter.errors import SourceAccessDenied, SourceBroken, SourceError, 
 from ssis_exporter.model import Scope, Visibility
 from ssis_exporter.sources.dtexec import DtexecSettings, DtexecSource
 from ssis_exporter.sources.dtexec.arguments import Arguments
+from ssis_exporter.sources.dtexec.census import CensusTaker
 from ssis_exporter.sources.dtexec.linux import LinuxTable
 from ssis_exporter.sources.dtexec.naming import Naming
 from ssis_exporter.sources.dtexec.packagefile import PackageFiles
 from ssis_exporter.sources.dtexec.patience import Patience
 from ssis_exporter.sources.dtexec.processes import ProcessGone, ProcessHidden
+from ssis_exporter.sources.dtexec.procfiles import ProcFiles
 from ssis_exporter.sources.dtexec.runs import Runs
 from ssis_exporter.sources.dtexec.sight import what_is_seen
 from tests.estate import Estate
@@ -67,6 +71,7 @@ def add(
     folder.mkdir()
     fields = f"{state} {parent} 1 1 0 -1 4194304 1 0 0 0 7 3 20 5 20 0 {threads} 0 {start} 4096 30 18446744073709551615"
     (folder / "stat").write_text(f"{pid} ({name}) {fields} 1 1 140{pid} 0 0 0 0 0 0\n")
+    (folder / "comm").write_text(f"{name}\n")
     (folder / "cmdline").write_bytes("".join(f"{argument}\0" for argument in argv).encode())
     (folder / "status").write_text(f"Name:\t{name}\nUid:\t1000\t1001\t1000\t1000\n")
 
@@ -216,19 +221,17 @@ def test_no_processes_is_never_an_empty_answer(tmp_path: Path) -> None:
             source_of(tmp_path / name).snapshot()
 
 
-def test_forbidden_folder(tmp_path: Path) -> None:
+def test_forbidden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     No right to list is told as such.
     """
 
-    class Forbidden(LinuxTable):
-        """A `/proc` that may not be listed."""
+    def forbidden(_: int) -> NoReturn:
+        raise PermissionError(errno.EACCES, "Permission denied")
 
-        def _list(self, folder: int) -> list[str]:
-            raise self._cannot_list(PermissionError(13, "Permission denied"))
-
+    monkeypatch.setattr(os, "scandir", forbidden)
     with pytest.raises(SourceAccessDenied, match=r"local: .*Permission denied"):
-        DtexecSource("local", table=Forbidden()).snapshot()
+        DtexecSource("local", table=LinuxTable()).snapshot()
 
 
 WITHOUT_DESCRIPTORS = """
@@ -477,11 +480,11 @@ def test_names_of_processes_are_remembered_in_bounds(proc: Path) -> None:
     """
     A machine that makes up names does not fill the memory.
     """
-    table = LinuxTable(proc)
+    taker = CensusTaker(ProcFiles(proc))
     for number in range(5000):
-        table._is_ours(str(number).encode())
+        taker._is_program(str(number).encode())
 
-    assert len(table._ours) <= 4096
+    assert len(taker._names) <= 4096
 
 
 def test_family_that_goes_in_circles_is_left(proc: Path) -> None:
