@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ssis_exporter import ledger
+from ssis_exporter.control import explain_all
 from ssis_exporter.errors import TooManyPending
 from ssis_exporter.ledger import MOST_PENDING, read_events
 from ssis_exporter.ledgersteps import MOST_BELIEFS
@@ -43,6 +44,25 @@ def test_fifty_runs_in_one_message_stop_none(tmp_path: Path) -> None:
         assert 50 == scene.value("ssis_stop_refusals_total", reason="too_many_runs")
 
     play(tmp_path, work)
+
+
+@pytest.mark.parametrize(("runs", "most", "refused"), [(3, 3, False), (4, 3, True), (1, 1, False), (2, 1, True)])
+def test_as_many_runs_as_may_be_are_not_too_many(tmp_path: Path, runs: int, most: int, *, refused: bool) -> None:
+    """
+    One more is, and `explain` says the same.
+    """
+
+    async def work(scene: Scene) -> None:
+        message = [scene.nominate(str(number)) for number in range(runs)]
+        for nomination in message:
+            scene.source.start(nomination.key.instance_id)
+        reasons = {one.reason for one in await explain_all(scene.stopper, message)}
+        assert ({RefusalReason.TOO_MANY_RUNS} if refused else {None}) == reasons
+        await scene.stopper.submit(message)
+        await scene.time.run_until(lambda: not scene.stopper.pending())
+        assert (0 if refused else runs) == len(scene.source.stop_requests)
+
+    play(tmp_path, work, max_runs_per_message=most)
 
 
 def test_many_alerts_for_few_runs_are_few_runs(tmp_path: Path) -> None:
