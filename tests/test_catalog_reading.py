@@ -786,6 +786,80 @@ def test_without_a_role_only_own_runs_are_seen_and_it_says_so(tmp_path: Path) ->
         assert ({mine}, Scope.OWN) == (ids(seen), seen.visibility.scope)
 
 
+class Own:
+    """A login without a role, whose server needs `seconds` to find what is new among the runs of all others."""
+
+    def __init__(self, made: Rig, *, seconds: float, roles: set[str] | None = None) -> None:
+        self.now = 1000.0
+        self.seconds = seconds
+        made.estate.accounts["exporter"].roles = roles or set()
+        made.server.before_each = self._answer
+        self.estate = made.estate
+        self.source = made.source(monotonic=lambda: self.now)
+        self.first = self.add()
+        complete(self.source)
+        self.now += 1000
+
+    def _answer(self, text: str) -> None:
+        if "COUNT_BIG" in text:
+            self.now += self.seconds
+
+    def add(self) -> int:
+        return self.estate.add(caller_name="exporter")
+
+    def look(self, *, after: float = 0.0) -> tuple[set[int], bool]:
+        self.now += after
+        seen = self.source.snapshot()
+        return ids(seen), seen.incomplete
+
+
+def test_where_new_runs_are_hard_to_find_they_are_looked_for_seldom(made: Rig) -> None:
+    """
+    A login that sees only its own makes the server judge each row of others: that takes a twentieth of its time, and
+    the answer between is a lower bound. Known runs and their ends are told at every look.
+    """
+    own = Own(made, seconds=2.0)
+    assert ({own.first}, False) == own.look()
+    second = own.add()
+
+    assert ({own.first}, True) == own.look()
+    assert ({own.first}, True) == own.look(after=37)
+    assert ({own.first, second}, False) == own.look(after=2)
+
+    own.estate.end(own.first)
+    seen = own.source.snapshot()
+    assert ({second}, [own.first], True) == (ids(seen), told(seen), seen.incomplete)
+
+
+@pytest.mark.parametrize(("seconds", "roles"), [(0.4, set()), (2.0, {"ssis_logreader"})])
+def test_new_runs_are_looked_for_at_once_where_they_are_easy_to_find(
+    made: Rig, seconds: float, roles: set[str]
+) -> None:
+    """
+    A small catalog, or a login that sees all: its questions are a seek however long they wait.
+    """
+    own = Own(made, seconds=seconds, roles=roles)
+    own.look()
+    second = own.add()
+
+    assert ({own.first, second}, False) == own.look()
+
+
+def test_a_restore_is_noticed_while_new_runs_are_not_looked_for(made: Rig) -> None:
+    """
+    The recovery fork is read at every look, and then everything is read anew.
+    """
+    own = Own(made, seconds=2.0)
+    second = own.add()
+    assert {own.first, second} == own.look()[0]
+    made.server.restore(own.first)
+    for _ in range(5):
+        third = own.add()
+
+    assert ({own.first, *range(second, third + 1)}, False) == own.look()
+    assert [] == told(own.source.snapshot())
+
+
 def test_before_2016_there_is_no_reader_role(tmp_path: Path) -> None:
     """
     `ssis_logreader` says nothing on a release that does not know it.

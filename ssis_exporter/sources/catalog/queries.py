@@ -48,11 +48,13 @@ _PLACE = (
     "SELECT SYSDATETIMEOFFSET() AS server_now, ORIGINAL_LOGIN() AS login_name,"
     " IS_SRVROLEMEMBER(N'sysadmin') AS is_sysadmin, IS_MEMBER(N'ssis_admin') AS is_admin,"
     " IS_MEMBER(N'ssis_logreader') AS is_logreader,"
-    " (SELECT TOP (1) e.execution_id FROM catalog.executions AS e WHERE e.execution_id > 0"
-    " ORDER BY e.execution_id DESC) AS highest,"
+    " {highest} AS highest,"
     " {fork} AS fork,"
     " (SELECT d.create_date FROM sys.databases AS d WHERE d.name = DB_NAME()) AS create_date,"
     " @@SERVERNAME AS server_name"
+)
+_HIGHEST = (
+    "(SELECT TOP (1) e.execution_id FROM catalog.executions AS e WHERE e.execution_id > 0 ORDER BY e.execution_id DESC)"
 )
 _FORK = "(SELECT r.recovery_fork_guid FROM sys.database_recovery_status AS r WHERE r.database_id = DB_ID())"
 
@@ -104,7 +106,7 @@ class Place:
     rights: Rights
     origin: Origin
     highest: int
-    """The highest id that is shown; 0 when none is."""
+    """The highest id that is shown, or the one that was given where it was not asked for; 0 when none is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +134,8 @@ class Answer:
     """One round trip of a look."""
 
     before: Place
-    zone: Zone
+    zone: Zone | None
+    """None where nothing new was asked for."""
     fresh: list[Row]
     changed: list[Changed]
     after: Place
@@ -143,7 +146,9 @@ class Queries:
 
     def __init__(self, connection: Connection, columns: Columns, *, shows_fork: bool = True) -> None:
         self._connection = connection
-        self._place = _PLACE.format(fork=_FORK if shows_fork else "CAST(NULL AS uniqueidentifier)")
+        fork = _FORK if shows_fork else "CAST(NULL AS uniqueidentifier)"
+        self._place = _PLACE.format(fork=fork, highest=_HIGHEST)
+        self._place_alone = _PLACE.format(fork=fork, highest="@seen")
         self.columns = columns
         own = columns.select("e")
         row = _ROW.format(columns=columns.select("x"))
@@ -154,6 +159,7 @@ class Queries:
         more = ", e.machine_name" if columns.has("machine_name") else ""
         self._changed_of = _CHANGED.format(asked=_ASKED, row=row, more=more)
         self._look = f"{self._place}; {_ZONE}; {self._fresh}; {self._changed_of}; {self._place}"
+        self._look_at_known = f"{self._place_alone}; {self._changed_of}; {self._place_alone}"
         self._by_id = f"{_ASKED}SELECT {own} FROM asked CROSS {row}"
         self._open_between = (
             f"SELECT {own} FROM catalog.executions AS e WHERE e.execution_id >= @low AND e.execution_id < @high"
@@ -172,6 +178,19 @@ class Queries:
             after=_place(after),
         )
 
+    def look_at_known(self, seen: int, asked: Sequence[tuple[int, int]], deadline: Deadline) -> Answer:
+        """The same for known runs only, without a question for the rows above them."""
+        parameters = [("seen", "bigint", seen), *_packed(asked)]
+        results = self._connection.query(self._look_at_known, parameters, deadline)
+        before, changed, after = _results(results, 3)
+        return Answer(
+            before=_place(before),
+            zone=None,
+            fresh=[],
+            changed=[_changed(values) for values in changed],
+            after=_place(after),
+        )
+
     def changed(self, asked: Sequence[tuple[int, int]], deadline: Deadline) -> list[Changed]:
         """Which of these runs are not as we know them."""
         rows = _results(self._connection.query(self._changed_of, _packed(asked), deadline), 1)[0]
@@ -185,6 +204,11 @@ class Queries:
     def place(self, deadline: Deadline) -> Place:
         """Where we are."""
         return _place(_results(self._connection.query(self._place, [], deadline), 1)[0])
+
+    def place_alone(self, seen: int, deadline: Deadline) -> Place:
+        """Where we are, without a question for the highest id."""
+        rows = self._connection.query(self._place_alone, [("seen", "bigint", seen)], deadline)
+        return _place(_results(rows, 1)[0])
 
     def ids_between(self, floor: int, seen: int, deadline: Deadline) -> list[int]:
         """The ids above `floor`, up to `seen`."""
