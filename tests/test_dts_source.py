@@ -36,6 +36,7 @@ from ssis_exporter.errors import (
 )
 from ssis_exporter.model import ExecutionKey, ExecutionStatus, FindingLevel, Scope, Snapshot, StopReply
 from ssis_exporter.sources.dts import DtsSource
+from ssis_exporter.sources.dts.process import LONGEST_LINE
 from ssis_exporter.sources.dts.protocol import NO_IDENTITY
 from ssis_exporter.sources.dts.supervisor import HelperStarting, Patience
 from ssis_exporter.sources.interface import Source
@@ -468,6 +469,55 @@ def test_a_slow_start_goes_on_between_looks(estate: Estate) -> None:
             source.snapshot()
 
         assert 1 == len(until_answered(source).executions)
+
+
+def test_a_machine_that_has_no_thread_left(
+    estate: Estate, source: DtsSource, children: Callable[[], list[psutil.Process]]
+) -> None:
+    """
+    A helper to which nobody could listen is not started; that is told, and passes.
+    """
+    usual = threading.stack_size(1 << 48)
+    try:
+        with pytest.raises(SourceUnreachable, match="cannot be started"):
+            source.snapshot()
+    finally:
+        threading.stack_size(usual)
+    assert [] == children()
+
+    assert () == until_answered(source).executions
+
+
+def test_a_program_that_is_none(gac: Gac) -> None:
+    """
+    A helper's command that names nothing is missing, not out of reach.
+    """
+    source = DtsSource("local", settings(gac, helper=("/nowhere/helper",)), patience=QUICK)
+    with pytest.raises(SourceMissing, match="/nowhere/helper"):
+        source.snapshot()
+
+
+def test_an_answer_that_breaks_off_is_the_end_of_its_helper(tmp_path: Path, gac: Gac) -> None:
+    """
+    Of a helper that ends within a line its end is told, not the piece of a line.
+    """
+    script = f"{HELLO}; print('{{\"id\":1,\"ok\":', end='', flush=True); sys.exit('out of memory')"
+    source = DtsSource("local", settings(gac, helper=fake_helper(tmp_path, script)), patience=QUICK)
+    with pytest.raises(SourceUnreachable, match="ended with status 1: out of memory"):
+        until_not_starting(source)
+    source.close()
+
+
+def test_a_line_without_end_is_read_no_further(tmp_path: Path, gac: Gac) -> None:
+    """
+    A helper that writes on and on within one line is ended, and what it wrote does not pile up in the exporter.
+    """
+    script = f"{HELLO}; print('x' * (LONGEST + 1), end='', flush=True); sys.stdin.readline()"
+    script = f"LONGEST = {LONGEST_LINE}; {script}"
+    source = DtsSource("local", settings(gac, helper=fake_helper(tmp_path, script)), patience=QUICK)
+    with pytest.raises(SourceBroken, match="understood"):
+        until_not_starting(source)
+    source.close()
 
 
 def test_pauses_after_failures(tmp_path: Path, gac: Gac) -> None:

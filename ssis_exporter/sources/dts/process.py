@@ -53,14 +53,20 @@ class HelperProcess:
         out = threading.Thread(
             target=self._start_and_read, args=(command, options, started), name="dts-helper-out", daemon=True
         )
-        out.start()
+        err = threading.Thread(target=self._read_words, args=(started,), name="dts-helper-err", daemon=True)
+        try:
+            # Both before the helper: one that nobody could listen to is not started.
+            err.start()
+            out.start()
+        except RuntimeError as exc:
+            failed = OSError(f"no thread for it: {exc}")
+            started.set_exception(failed)
+            raise failed from exc
         try:
             self._popen = started.result()
         except BaseException:
             out.join()
             raise
-        err = threading.Thread(target=self._read_words, name="dts-helper-err", daemon=True)
-        err.start()
         self._readers = (out, err)
 
     @property
@@ -125,16 +131,22 @@ class HelperProcess:
         started.set_result(popen)
         assert popen.stdout is not None
         while line := popen.stdout.readline(LONGEST_LINE):
-            self.lines.put(line)
-            if self.lines.qsize() > MOST_WAITING:
+            is_whole = line.endswith(b"\n")
+            if is_whole or len(line) == LONGEST_LINE:
+                self.lines.put(line)
+            # What breaks off is no answer: the helper has ended.
+            if not is_whole or self.lines.qsize() > MOST_WAITING:
                 break
         self.lines.put(None)
 
-    def _read_words(self) -> None:
-        assert self._popen.stderr is not None
-        while line := self._popen.stderr.readline(4096):
+    def _read_words(self, started: Future[subprocess.Popen[bytes]]) -> None:
+        if started.exception() is not None:
+            return
+        popen = started.result()
+        assert popen.stderr is not None
+        while line := popen.stderr.readline(4096):
             text = line.decode("utf-8", "replace").strip()
             # The dump of a CLR that crashed ends with a rule.
             if any(character.isalnum() for character in text):
                 self.last_words = text
-                log.debug("helper %d: %s", self._popen.pid, text)
+                log.debug("helper %d: %s", popen.pid, text)

@@ -141,7 +141,10 @@ class Supervisor:
         try:
             self._process = HelperProcess(self._command(), self._environment)
         except (OSError, ValueError) as exc:
-            raise self._failed(SourceMissing(f"{self._source}: the helper cannot be started: {exc}")) from exc
+            # No such program, or none that may be run; anything else is a machine that is short of something.
+            is_there = isinstance(exc, OSError) and not isinstance(exc, FileNotFoundError | PermissionError)
+            kind = SourceUnreachable if is_there else SourceMissing
+            raise self._failed(kind(f"{self._source}: the helper cannot be started: {exc}")) from exc
         self._started = self._monotonic()
         return self._process
 
