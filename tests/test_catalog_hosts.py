@@ -11,14 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from ssis_exporter.errors import IdentityUnknown, NoSuchExecution, StopFailed, StopUnsupported
+from ssis_exporter.errors import IdentityUnknown, NoSuchExecution, SourceMissing, StopFailed, StopUnsupported
 from ssis_exporter.model import DataFlow, Execution, FindingLevel, Snapshot, StopReply
 from ssis_exporter.sources.catalog import CatalogSource
+from ssis_exporter.sources.catalog.checking import trouble
 from ssis_exporter.sources.catalog.hosts import SURE_AFTER, LocalHosts
-from ssis_exporter.sources.catalog.settings import Credentials
+from ssis_exporter.sources.catalog.settings import CatalogSettings, Credentials
+from ssis_exporter.sources.catalog.troubles import ServerError
 from ssis_exporter.sources.dtexec.portable import PortableTable
 from tests.catalogs import Rig, make_estate, rig
 from tests.estate import Child, Estate
+from tests.installed import run
 from tests.tds.server import ntlm_users
 
 real = pytest.mark.real
@@ -364,6 +367,33 @@ def test_check_prints_what_to_grant(tmp_path: Path) -> None:
     ) == problem.remedy
 
 
+def test_check_prints_all_of_what_is_to_be_copied(tmp_path: Path) -> None:
+    """
+    However long a name is: half a statement is none.
+    """
+    estate = make_estate(release=2014, roles=set())
+    strange = "']" * 64
+    estate.add_account(strange, "secret")
+    with rig(tmp_path, estate) as made:
+        (tmp_path / "strange").write_text("secret")
+        (tmp_path / "strange").chmod(0o600)
+        config = f"""
+sources:
+  - name: sql01
+    kind: catalog
+    server: 127.0.0.1:{made.server.port}
+    encrypt: false
+    auth: {{user: "{strange}", password_file: strange}}
+"""
+        (tmp_path / "ssis.yml").write_text(config)
+        done = run("check", "--config.file", tmp_path / "ssis.yml")
+
+    literal, name = strange.replace("'", "''"), strange.replace("]", "]]")
+    assert f"IF USER_ID(N'{literal}') IS NULL CREATE USER [{name}];\n" in done.out
+    assert "and may do far more than see\n" in done.out
+    assert 1 == done.code
+
+
 def test_check_prints_how_to_let_a_login_in(made: Rig) -> None:
     """
     A login without a user in the database is refused before it can be told anything else.
@@ -375,9 +405,59 @@ def test_check_prints_how_to_let_a_login_in(made: Rig) -> None:
     assert "the login has no user in it" in problem.text
     assert (
         "USE [SSISDB];\n"
-        "IF USER_ID(N'exporter') IS NULL CREATE USER [exporter];\n"
-        "ALTER ROLE ssis_logreader ADD MEMBER [exporter];"
+        "IF USER_ID(N'exporter') IS NULL CREATE USER [exporter]; ELSE ALTER USER [exporter] WITH LOGIN = [exporter];\n"
+        "ALTER ROLE ssis_logreader ADD MEMBER [exporter];  -- before SQL Server 2016: ssis_admin"
     ) == problem.remedy
+
+
+@pytest.mark.parametrize(
+    ("user", "account"), [("CORP\\o'dd]", "CORP\\o'dd]"), ("svc@corp.example", "DOMAIN\\svc"), ("", "DOMAIN\\account")]
+)
+def test_check_prints_how_to_let_an_account_in(tmp_path: Path, user: str, account: str) -> None:
+    """
+    By the name that the server knows; where that is not known, what has to be put in its place.
+    """
+    auth = Credentials(user=user, password_file=tmp_path / "p") if user else "kerberos"
+    refused = SourceMissing("no user")
+    refused.__cause__ = ServerError([4060, 18456], "refused")
+
+    remedy = trouble(CatalogSettings(server="a", auth=auth), refused).remedy
+
+    literal, name = account.replace("'", "''"), account.replace("]", "]]")
+    assert (
+        f"-- {account} stands for the account as the server knows it\n"
+        "USE [SSISDB];\n"
+        f"IF USER_ID(N'{literal}') IS NULL CREATE USER [{name}];\n"
+        f"ALTER ROLE ssis_logreader ADD MEMBER [{name}];  -- before SQL Server 2016: ssis_admin"
+    ) == remedy
+
+
+@pytest.mark.parametrize(("user", "named"), [("reader", "reader"), ("dbo", "exporter"), ("guest", "exporter")])
+def test_check_grants_to_the_user_that_the_login_has(made: Rig, user: str, named: str) -> None:
+    """
+    Which may have another name; `dbo` and `guest` are nobody's own.
+    """
+    made.estate.accounts["exporter"].roles.clear()
+    made.estate.accounts["exporter"].user = user
+
+    (problem,) = [one for one in made.source().check() if one.level is FindingLevel.PROBLEM]
+
+    assert f"ALTER ROLE ssis_logreader ADD MEMBER [{named}];" in problem.remedy
+
+
+def test_whether_a_login_could_stop_is_known_at_start(made: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """
+    The log says once who is logged in, and that a login of SQL Server stops nothing.
+    """
+    caplog.set_level("INFO", "ssis_exporter.sources.catalog.source")
+    source = made.source()
+    for _ in range(2):
+        source.snapshot()
+        source.close()
+
+    (line,) = [record.getMessage() for record in caplog.records if "logged in" in record.getMessage()]
+    assert "source sql01: SQL Server 16.0.4085.2, logged in as exporter; it can stop nothing" in line
+    assert "27123" in line
 
 
 def test_check_of_a_wrong_password_grants_nothing(made: Rig) -> None:

@@ -153,6 +153,17 @@ def test_a_missing_driver_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> No
         CatalogSource.from_settings("sql01", CatalogSettings(server="a", auth="kerberos"))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows brings its own Kerberos")
+def test_a_missing_kerberos_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    At start, not at the first scrape.
+    """
+    monkeypatch.setitem(sys.modules, "gssapi", None)
+
+    with pytest.raises(MissingExtra, match=r"auth: kerberos needs gssapi, .*'ssis-exporter\[kerberos\]'"):
+        CatalogSource.from_settings("sql01", CatalogSettings(server="a", auth="kerberos"))
+
+
 # Where the server is.
 
 

@@ -17,6 +17,9 @@ from ssis_exporter.model import Finding, FindingLevel
 from ssis_exporter.sources.interface import Source
 from ssis_exporter.sources.worker import SourceWorker
 
+LONGEST_LINE = 4000
+"""What is to be copied must be whole: T-SQL names an account several times, and may double each of its characters."""
+
 
 @click.command("check")
 @options.config_option
@@ -81,7 +84,7 @@ def _answer(future: Future[Sequence[Finding]], seconds: float, timeout: float) -
 def _tell(part: str, findings: Sequence[Finding]) -> Sequence[Finding]:
     click.echo(part)
     for finding in findings:
-        click.echo(f"  {finding.level:<8} {clean_line(finding.text)}")
+        click.echo(f"  {finding.level:<8} {clean_line(finding.text, longest=LONGEST_LINE)}")
         for line in finding.remedy.splitlines():
-            click.echo(f"           {clean_line(line)}")
+            click.echo(f"           {clean_line(line, longest=LONGEST_LINE)}")
     return findings

@@ -124,7 +124,7 @@ class Engine:
         database.create_function("DB_NAME", 0, lambda: "SSISDB")
         database.create_function("ORIGINAL_LOGIN", 0, lambda: self._current.account.name)
         database.create_function("SUSER_SNAME", 0, lambda: self._current.account.name)
-        database.create_function("USER_NAME", 0, lambda: self._current.account.name)
+        database.create_function("USER_NAME", 0, lambda: self._current.account.user or self._current.account.name)
         database.create_function("SERVER_NOW", 0, lambda: stamp(self.estate.now()))
         database.create_function("GLOBAL_SERVERNAME", 0, lambda: self.estate.server_name)
         database.create_function("GLOBAL_SPID", 0, lambda: 51)

@@ -111,6 +111,8 @@ class Account:
     server_roles: set[str] = field(default_factory=set)
     has_user: bool = True
     """Whether the login has a user in SSISDB."""
+    user: str = ""
+    """That user's name, where it is not the login's."""
     readable: set[int] = field(default_factory=set)
     """Operations that it was granted READ on, beside its own."""
     sees_recovery: bool = True

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from ssis_exporter.errors import SourceError
 from ssis_exporter.model import Finding, FindingLevel, Scope
 from ssis_exporter.sources.catalog.queries import Place
-from ssis_exporter.sources.catalog.rights import grant_reading, grant_stopping
-from ssis_exporter.sources.catalog.session import AZURE_DATABASE, AZURE_MANAGED, CatalogSession
+from ssis_exporter.sources.catalog.rights import grant_reading, grant_stopping, let_account_in, let_login_in
+from ssis_exporter.sources.catalog.session import CatalogSession
 from ssis_exporter.sources.catalog.settings import CatalogSettings, Credentials
 from ssis_exporter.sources.catalog.troubles import ServerError
 
@@ -32,9 +32,19 @@ def trouble(settings: CatalogSettings, exc: SourceError) -> Finding:
     """Why nothing could be read, with T-SQL to copy where the database does not let the login in."""
     cause, remedy = exc.__cause__, ""
     if isinstance(cause, ServerError) and NOT_LET_IN & set(cause.numbers):
-        login = settings.auth.user if isinstance(settings.auth, Credentials) else "DOMAIN\\account"
-        remedy = grant_reading(login, settings.database, has_logreader=True)
+        remedy = _let_in(settings)
     return Finding(level=FindingLevel.PROBLEM, text=str(exc), remedy=remedy)
+
+
+def _let_in(settings: CatalogSettings) -> str:
+    auth = settings.auth
+    if not isinstance(auth, Credentials):
+        return let_account_in("DOMAIN\\account", settings.database)
+    if not auth.is_windows:
+        return let_login_in(auth.user, settings.database)
+    # The server knows no account by its principal name.
+    name = auth.user if "\\" in auth.user else "DOMAIN\\" + auth.user.partition("@")[0]
+    return let_account_in(name, settings.database)
 
 
 def _encryption(settings: CatalogSettings) -> Iterator[Finding]:
@@ -61,12 +71,12 @@ def _reading(settings: CatalogSettings, session: CatalogSession, place: Place) -
         text="it sees only executions that it started itself or was granted, and nobody can tell that from an idle"
         f" server: {rights.visibility.detail}"
         + ("" if has_logreader else "; before 2016 only ssis_admin sees all, and may do far more than see"),
-        remedy=grant_reading(session.server.login, settings.database, has_logreader=has_logreader),
+        remedy=grant_reading(session.server.user, settings.database, has_logreader=has_logreader),
     )
 
 
 def _stopping(settings: CatalogSettings, session: CatalogSession, place: Place) -> Finding:
-    if session.server.auth_scheme == "SQL" and session.server.edition not in (AZURE_DATABASE, AZURE_MANAGED):
+    if session.server.cannot_stop:
         return Finding(
             level=FindingLevel.WARNING,
             text="it cannot stop: catalog.stop_operation refuses logins of SQL Server (error 27123), sa included",
@@ -77,5 +87,5 @@ def _stopping(settings: CatalogSettings, session: CatalogSession, place: Place) 
     return Finding(
         level=FindingLevel.WARNING,
         text="it may stop only executions that it started itself; enough for an exporter that does not stop",
-        remedy=grant_stopping(session.server.login, settings.database),
+        remedy=grant_stopping(session.server.user, settings.database),
     )

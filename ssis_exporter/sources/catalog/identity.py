@@ -34,6 +34,8 @@ def check_identity(settings: CatalogSettings) -> None:
         )
     if not isinstance(settings.auth, Credentials) or settings.auth.is_windows:
         need("spnego", extra="catalog", what="auth by a Windows identity")
+    if settings.auth == "kerberos" and sys.platform != "win32":
+        need("gssapi", extra="kerberos", what="auth: kerberos")
 
 
 def make_identity(settings: CatalogSettings, *, port: int) -> Identity:

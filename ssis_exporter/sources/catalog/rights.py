@@ -45,26 +45,41 @@ def quoted(name: str) -> str:
     return "[" + name.replace("]", "]]") + "]"
 
 
-def grant_reading(login: str, database: str, *, has_logreader: bool) -> str:
-    """T-SQL that lets a login see every run."""
-    role = "ssis_logreader" if has_logreader else "ssis_admin"
-    return _grant(login, database, role)
+# Each text may be run again: what is there already is left as it is.
 
 
-def grant_stopping(login: str, database: str) -> str:
-    """T-SQL that lets a login stop every run (`ssis_admin` may do more than that: deploy, run, configure)."""
-    return _grant(login, database, "ssis_admin")
+def grant_reading(user: str, database: str, *, has_logreader: bool) -> str:
+    """T-SQL that lets a user see every run."""
+    return _grant(database, _make_user(user), "ssis_logreader" if has_logreader else "ssis_admin", user)
 
 
-def _grant(login: str, database: str, role: str) -> str:
+def grant_stopping(user: str, database: str) -> str:
+    """T-SQL that lets a user stop every run (`ssis_admin` may do more than that: deploy, run, configure)."""
+    return _grant(database, _make_user(user), "ssis_admin", user)
+
+
+def let_login_in(login: str, database: str) -> str:
+    """T-SQL that lets a login of SQL Server into the database, and see every run."""
+    # In a database that came from another server there is a user of that name, who belongs to nobody here.
+    user = f"{_make_user(login)} ELSE ALTER USER {quoted(login)} WITH LOGIN = {quoted(login)};"
+    return _grant(database, user, "ssis_logreader", login) + BEFORE_2016
+
+
+def let_account_in(account: str, database: str) -> str:
+    """T-SQL that lets an account of Windows into the database, and see every run; its name may be a guess."""
+    text = _grant(database, _make_user(account), "ssis_logreader", account) + BEFORE_2016
+    return f"-- {account} stands for the account as the server knows it\n{text}"
+
+
+BEFORE_2016 = "  -- before SQL Server 2016: ssis_admin"
+
+
+def _make_user(name: str) -> str:
     # A login may come by a group, or by a role of the server, and have no user of its own. Without FOR LOGIN the user
     # is for the login of that name, or for the Windows account where only its group has a login.
-    return (
-        f"USE {quoted(database)};\n"
-        f"IF USER_ID(N'{_literal(login)}') IS NULL CREATE USER {quoted(login)};\n"
-        f"ALTER ROLE {role} ADD MEMBER {quoted(login)};"
-    )
+    literal = name.replace("'", "''")
+    return f"IF USER_ID(N'{literal}') IS NULL CREATE USER {quoted(name)};"
 
 
-def _literal(name: str) -> str:
-    return name.replace("'", "''")
+def _grant(database: str, make_user: str, role: str, user: str) -> str:
+    return f"USE {quoted(database)};\n{make_user}\nALTER ROLE {role} ADD MEMBER {quoted(user)};"

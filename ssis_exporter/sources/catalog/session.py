@@ -19,7 +19,8 @@ _SERVER = (
     " CAST(SERVERPROPERTY(N'ComputerNamePhysicalNetBIOS') AS nvarchar(128)) AS computer,"
     " CAST(SERVERPROPERTY(N'MachineName') AS nvarchar(128)) AS machine,"
     " CAST(SERVERPROPERTY(N'EngineEdition') AS nvarchar(128)) AS edition,"
-    " CAST(CONNECTIONPROPERTY(N'auth_scheme') AS nvarchar(128)) AS auth_scheme, ORIGINAL_LOGIN() AS login_name"
+    " CAST(CONNECTIONPROPERTY(N'auth_scheme') AS nvarchar(128)) AS auth_scheme, ORIGINAL_LOGIN() AS login_name,"
+    " USER_NAME() AS user_name"
 )
 
 _COLUMNS = "SELECT c.name FROM sys.columns AS c WHERE c.object_id = OBJECT_ID(N'catalog.executions')"
@@ -42,6 +43,13 @@ class ServerFacts:
     auth_scheme: str
     """`SQL`, `NTLM`, `KERBEROS`."""
     login: str
+    user: str
+    """Who the login is in the database, which need not be of its name."""
+
+    @property
+    def cannot_stop(self) -> bool:
+        """Whether `catalog.stop_operation` refuses it whatever its rights: error 27123, for logins of SQL Server."""
+        return self.auth_scheme == "SQL" and self.edition not in (AZURE_DATABASE, AZURE_MANAGED)
 
 
 class CatalogSession:
@@ -78,7 +86,7 @@ class CatalogSession:
 
 
 def _server(values: tuple[Any, ...]) -> ServerFacts:
-    product, process_id, computer, machine, edition, scheme, login = values
+    product, process_id, computer, machine, edition, scheme, login, user = values
     number = str(process_id or "")
     return ServerFacts(
         product=str(product or ""),
@@ -88,4 +96,6 @@ def _server(values: tuple[Any, ...]) -> ServerFacts:
         edition=str(edition or ""),
         auth_scheme=str(scheme or "").upper(),
         login=str(login or ""),
+        # A user that is not the login's alone is granted nothing.
+        user=str(user or "") if str(user or "") not in ("", "dbo", "guest") else str(login or ""),
     )

@@ -288,6 +288,10 @@ class CatalogSource(RecordingSource, StoppableSource):
             raise
         self._patience.succeeded()
         self._session = session
+        if not self._info.version:
+            mute = "; it can stop nothing: logins of SQL Server are refused (error 27123)"
+            who = session.server.login + (mute if session.server.cannot_stop else "")
+            log.info("source %s: SQL Server %s, logged in as %s", self.name, session.version, who)
         self._info = SourceInfo(kind=self.kind, server=str(self._settings.address), version=session.version)
         return session
 

@@ -189,7 +189,7 @@ class Stop:
         raise StopFailed(f"{self._named}: {reason} ({told}){left}")
 
     def _grant(self) -> str:
-        return grant_stopping(self._session.server.login, self._database)
+        return grant_stopping(self._session.server.user, self._database)
 
 
 def check_name(execution: Execution, source: str) -> None:
