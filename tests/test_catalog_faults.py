@@ -33,6 +33,7 @@ from ssis_exporter.sources.catalog.settings import CatalogSettings
 from ssis_exporter.sources.worker import SourceWorker
 from ssis_exporter.testing import FakeSource
 from tests.catalogs import Rig, ids, make_estate, rig
+from tests.tds.engine import SqlError
 
 FULL = os.environ.get("SSIS_EXPORTER_FULL") == "1"
 
@@ -147,6 +148,8 @@ FAULTS: list[tuple[Break, Break, type[SourceError]]] = [
     (take_role, give_role, SourceAccessDenied),
     (answer(1205), nothing, SourceTimeout),
     (answer(1222), nothing, SourceTimeout),
+    (answer(601), nothing, SourceTimeout),
+    (answer(40197), nothing, SourceUnreachable),
     (answer(229), nothing, SourceAccessDenied),
     (answer(208), nothing, SourceMissing),
     (answer(927), nothing, SourceMissing),
@@ -323,6 +326,30 @@ def test_a_kept_connection_that_died_is_no_trouble(made: Rig, how: str) -> None:
         setattr(made.server.faults, how, 1)
 
     assert {7} == ids(source.snapshot())
+
+
+@pytest.mark.parametrize("at", range(1, 6))
+def test_rows_that_moved_while_they_were_read_are_no_trouble(made: Rig, at: int) -> None:
+    """
+    A query without locks fails with error 601 where the cleanup deletes what it reads; it is asked once more.
+    """
+    source = made.source()
+    source.snapshot()
+    newer = made.estate.add(status=4)
+    asked = 0
+
+    def fail_one(_: str) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == at:
+            raise SqlError(601, "Could not continue scan with NOLOCK due to data movement.", severity=12)
+
+    made.server.before_each = fail_one
+    looks = [source.snapshot() for _ in range(5)]
+
+    assert asked >= at
+    assert [{7}] * 5 == [ids(seen) for seen in looks]
+    assert [str(newer)] == [end.facts.key.instance_id for seen in looks for end in seen.ended]
 
 
 def test_a_look_that_hangs_ends_with_its_connection(made: Rig) -> None:

@@ -42,7 +42,7 @@ from ssis_exporter.sources.catalog.patience import Patience
 from ssis_exporter.sources.catalog.session import CatalogSession
 from ssis_exporter.sources.catalog.settings import CatalogSettings
 from ssis_exporter.sources.catalog.stop import Stop, check_name
-from ssis_exporter.sources.catalog.troubles import as_source_error
+from ssis_exporter.sources.catalog.troubles import ROWS_MOVED, ServerError, as_source_error
 from ssis_exporter.sources.interface import RecordingSource, StoppableSource
 
 log = logging.getLogger(__name__)
@@ -267,10 +267,11 @@ class CatalogSource(RecordingSource, StoppableSource):
             return session, self._looker.look(session.queries, deadline)
         except Exception as exc:
             # A connection that was kept may have died since the last look: the server was restarted, failed over, was
-            # restored. That is no trouble of this look.
-            if session is not kept or not isinstance(as_source_error(exc, about=""), SourceUnreachable):
+            # restored. That is no trouble of this look; nor are rows that moved while they were read.
+            is_dead = session is kept and isinstance(as_source_error(exc, about=""), SourceUnreachable)
+            if not is_dead and not (isinstance(exc, ServerError) and exc.number == ROWS_MOVED):
                 raise
-            log.debug("source %s: the connection is gone, connecting anew: %s", self.name, exc)
+            log.debug("source %s: looking once more on a new connection: %s", self.name, exc)
             self.close()
             session = self._open(deadline)
             return session, self._looker.look(session.queries, deadline)

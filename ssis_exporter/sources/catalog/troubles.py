@@ -16,6 +16,8 @@ from ssis_exporter.errors import (
 
 DEADLOCK_VICTIM = 1205
 LOCK_TIMEOUT = 1222
+ROWS_MOVED = 601
+"""A query without locks met rows that were deleted or moved meanwhile, as the catalog's cleanup does every night."""
 
 _UNREACHABLE = {
     596: "the session was ended by an administrator",
@@ -28,8 +30,14 @@ _UNREACHABLE = {
     18401: "the server is being upgraded",
     18451: "only administrators may connect now",
     18461: "the server runs in single user mode",
+    10928: "the service has no room for a further request",
+    10929: "the service is too busy for a further request",
+    40197: "the service is being moved or upgraded",
     40501: "the service is busy",
     40613: "the database is not available now",
+    40615: "the service's firewall does not let this address in",
+    47073: "the service does not take connections from outside",
+    49918: "the service cannot take the request now",
 }
 
 _LOGIN_FAILED = {
@@ -67,6 +75,7 @@ _ACCESS_DENIED = {
 _BUSY = {
     DEADLOCK_VICTIM: "the query gave way in a deadlock",
     LOCK_TIMEOUT: "the query met a lock that was not let go in time",
+    ROWS_MOVED: "the query met rows that were moved meanwhile",
     701: "the server has no memory for the query",
     8628: "the server had no room for the query",
     8645: "the server had no memory for the query in time",
