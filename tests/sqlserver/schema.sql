@@ -45,6 +45,23 @@ CREATE TABLE internal.executions (
     executed_as_name nvarchar(128) NULL,
     use32bitruntime bit NOT NULL DEFAULT 0
 );
+CREATE TABLE internal.operation_os_sys_info (
+    info_id bigint IDENTITY(1, 1) PRIMARY KEY CLUSTERED,
+    operation_id bigint NOT NULL REFERENCES internal.operations (operation_id) ON DELETE CASCADE,
+    total_physical_memory_kb bigint NOT NULL,
+    available_physical_memory_kb bigint NULL,
+    total_page_file_kb bigint NULL,
+    available_page_file_kb bigint NOT NULL,
+    cpu_count int NOT NULL
+);
+CREATE NONCLUSTERED INDEX by_operation ON internal.operation_os_sys_info (operation_id);
+CREATE TABLE internal.operation_permissions (
+    id bigint IDENTITY(1, 1) PRIMARY KEY CLUSTERED,
+    sid varbinary(85) NOT NULL,
+    object_id bigint NOT NULL REFERENCES internal.operations (operation_id) ON DELETE CASCADE,
+    permission_type smallint NOT NULL,
+    CONSTRAINT one_of_each UNIQUE (object_id, permission_type, sid)
+);
 CREATE TABLE internal.event_messages (
     event_message_id bigint IDENTITY(1, 1) PRIMARY KEY CLUSTERED,
     operation_id bigint NOT NULL,
@@ -54,17 +71,23 @@ CREATE TABLE internal.event_messages (
     message nvarchar(max) NULL
 );
 GO
+CREATE VIEW internal.current_user_readable_operations AS
+SELECT object_id AS id FROM internal.operation_permissions WHERE permission_type = 1 AND sid = SUSER_SID();
+GO
 CREATE VIEW catalog.executions AS
 SELECT execs.execution_id, execs.folder_name, execs.project_name, execs.package_name, execs.reference_id,
     execs.reference_type, execs.environment_folder_name, execs.environment_name, execs.project_lsn,
     execs.executed_as_sid, execs.executed_as_name, execs.use32bitruntime, opers.operation_type, opers.created_time,
     opers.object_type, opers.object_id, opers.status, opers.start_time, opers.end_time, opers.caller_sid,
     opers.caller_name, opers.process_id, opers.stopped_by_sid, opers.stopped_by_name, opers.operation_guid AS dump_id,
-    opers.server_name, opers.machine_name, opers.worker_agent_id, opers.executed_count
+    opers.server_name, opers.machine_name, opers.worker_agent_id, infos.total_physical_memory_kb,
+    infos.available_physical_memory_kb, infos.total_page_file_kb, infos.available_page_file_kb, infos.cpu_count,
+    opers.executed_count
 FROM internal.executions AS execs
 INNER JOIN internal.operations AS opers ON execs.execution_id = opers.operation_id
-WHERE opers.caller_sid = SUSER_SID() OR IS_MEMBER('ssis_admin') = 1 OR IS_MEMBER('ssis_logreader') = 1
-    OR IS_SRVROLEMEMBER('sysadmin') = 1;
+LEFT JOIN internal.operation_os_sys_info AS infos ON infos.operation_id = execs.execution_id
+WHERE opers.operation_id IN (SELECT id FROM internal.current_user_readable_operations)
+    OR IS_MEMBER('ssis_admin') = 1 OR IS_SRVROLEMEMBER('sysadmin') = 1 OR IS_MEMBER('ssis_logreader') = 1;
 GO
 CREATE VIEW catalog.event_messages AS
 SELECT event_message_id, operation_id, message_time, message_type, message_source_name, message
