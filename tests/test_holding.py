@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 from ssis_exporter.hold import Hold
@@ -33,13 +34,27 @@ def test_an_order_counts_before_it_is_written(tmp_path: Path) -> None:
     Also one that has to wait until an earlier one is written.
     """
 
+    class SlowDisk(Hold):
+        """Writes when it is told to."""
+
+        go_on = threading.Event()
+
+        def begin(self, reason: str) -> None:
+            """Waits first."""
+            assert self.go_on.wait(30)
+            super().begin(reason)
+
     async def work() -> None:
-        holding = Holding(Hold(tmp_path), None)
-        orders = [asyncio.create_task(holding.end()), asyncio.create_task(holding.begin("now"))]
+        hold = SlowDisk(tmp_path)
+        holding = Holding(hold, None)
+        end, begin = asyncio.create_task(holding.end()), asyncio.create_task(holding.begin("now"))
         await asyncio.sleep(0)
         assert "now" == holding.reason
-        assert Hold(tmp_path).reason() is None
-        await asyncio.gather(*orders)
-        assert "now" == holding.reason
+        await end
+        await holding.glance()
+        assert ("now", None) == (holding.reason, hold.reason())
+        hold.go_on.set()
+        await begin
+        assert ("now", "now") == (holding.reason, hold.reason())
 
     asyncio.run(work())
