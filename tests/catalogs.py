@@ -104,3 +104,8 @@ def complete(source: CatalogSource) -> Snapshot:
         if not seen.incomplete:
             return seen
     raise AssertionError("the first fill is never done")
+
+
+def told(seen: Snapshot) -> list[int]:
+    """The execution ids of the ends that a snapshot tells."""
+    return sorted(int(end.facts.key.instance_id) for end in seen.ended)
