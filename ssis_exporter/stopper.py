@@ -46,6 +46,9 @@ PROBE_SECONDS = 10.0
 MARK_SECONDS = 30.0
 """How often the age of the breaker's places is written down."""
 
+IDLE_MARK_SECONDS = 3600.0
+"""How often both clocks are written down when nothing happens: where a boot has no name, they tell it from the next."""
+
 ASKING_SECONDS = 2.0
 """How long the end of the exporter waits for a source that is being asked."""
 
@@ -323,7 +326,7 @@ class Stopper:
                     await self._ledger.probe()
             # While places count their age is kept, and once more when none does: after a crash they count no longer.
             counts = self._settings.breaker.taken(self._ledger.ages(self._places)) > 0
-            is_due = counts and self._around.monotonic() - marked >= MARK_SECONDS
+            is_due = self._around.monotonic() - marked >= (MARK_SECONDS if counts else IDLE_MARK_SECONDS)
             if self._ledger.trouble is None and (is_due or (counted and not counts)):
                 marked = self._around.monotonic()
                 with contextlib.suppress(StorageError):

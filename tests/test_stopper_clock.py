@@ -300,6 +300,26 @@ def test_a_clock_that_nobody_set_leaves_no_doubt_after_a_restart(tmp_path: Path,
     play(tmp_path, work)
 
 
+def test_a_reboot_without_a_name_is_told_by_how_long_the_machine_was_up(tmp_path: Path) -> None:
+    """
+    Not every system names its boots. The exporter had nothing to do and was killed with its machine; the next start,
+    a little later after its boot than the first one, does not take the time between for a clock that was set.
+    """
+
+    async def work(scene: Scene) -> None:
+        scene.ledger._clock._boot = ""
+        await scene.time.advance(2 * 3600)
+        scene.ledger.close = scene.ledger.database.close  # type: ignore[method-assign]
+        await scene.stopper.close()
+        scene.storage.release()
+        scene.time.seconds += 3 * 86_400
+        scene.time.booted_at = scene.time.seconds - 60
+        await scene.restart()
+        assert [scene.time.now()] == scene.stopper._around.clock.readings()
+
+    play(tmp_path, work)
+
+
 def test_a_ledger_of_the_second_format_knows_when_it_was_last_open(tmp_path: Path) -> None:
     """
     A clock that was set before the first start of this version is noticed by that start.
