@@ -6,20 +6,23 @@ import datetime as dt
 import ipaddress
 import logging
 import socket
+import ssl
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, TypeAlias
 
 import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from ssis_exporter.config import load_config
@@ -39,6 +42,7 @@ from ssis_exporter.sources.catalog.deadline import Deadline
 from ssis_exporter.sources.catalog.resolver import Resolver
 from ssis_exporter.sources.catalog.settings import CatalogSettings, Credentials, ServerAddress, parse_server
 from tests.catalogs import PASSWORD, USER, ids, make_estate, rig
+from tests.tds import server as server_module
 from tests.tds.server import ntlm_users
 
 LIMIT = timedelta(seconds=20)
@@ -285,12 +289,15 @@ def test_a_name_that_leads_nowhere_is_told() -> None:
 # TLS.
 
 
+Key: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+
 @dataclass(frozen=True)
 class Issued:
     """A certificate and its key."""
 
     certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
+    key: Key
 
     @property
     def public(self) -> bytes:
@@ -305,9 +312,16 @@ class Issued:
         )
 
 
-def sign(common: str, names: Sequence[x509.GeneralName] = (), *, days: int = 30, by: Issued | None = None) -> Issued:
+def sign(
+    common: str,
+    names: Sequence[x509.GeneralName] = (),
+    *,
+    days: int = 30,
+    by: Issued | None = None,
+    key: Key | None = None,
+) -> Issued:
     """A certificate for these names, signed by an authority, or by itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = key or ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
     now = dt.datetime.now(dt.UTC)
     builder = (
@@ -414,6 +428,50 @@ def test_an_expired_certificate_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceBroken, match="it has expired"):
         look(tmp_path, certificate, encrypt=True, ca_file=authority)
     assert {5} == look(tmp_path, certificate, encrypt=True, verify_certificate=False)
+
+
+@pytest.fixture
+def lax(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """The tests' server takes what OpenSSL refuses to offer these days."""
+
+    def use(version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2) -> None:
+        class Lax(ssl.SSLContext):
+            def load_cert_chain(self, *arguments: Any, **named: Any) -> None:
+                self.set_ciphers("DEFAULT@SECLEVEL=0")
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    self.minimum_version, self.maximum_version = ssl.TLSVersion.TLSv1, version
+                super().load_cert_chain(*arguments, **named)
+
+        monkeypatch.setattr(server_module, "ssl", SimpleNamespace(**{**vars(ssl), "SSLContext": Lax}))
+
+    return use
+
+
+def test_a_weak_certificate_needs_another_one(tmp_path: Path, lax: Callable[..., None]) -> None:
+    """
+    As old servers make it for themselves: no `ca_file` helps, and that is told.
+    """
+    made = sign("localhost", key=rsa.generate_private_key(65537, 1024))
+    served, alone = tmp_path / "server.pem", tmp_path / "server.crt"
+    served.write_bytes(made.public + made.private)
+    alone.write_bytes(made.public)
+    lax()
+
+    with pytest.raises(SourceBroken, match=r"its key is too short; .* verify_certificate: false$"):
+        look(tmp_path, served, host="localhost", encrypt=True, ca_file=alone)
+    assert {5} == look(tmp_path, served, encrypt=True, verify_certificate=False)
+
+
+def test_a_server_without_a_modern_tls_is_told(tmp_path: Path, lax: Callable[..., None]) -> None:
+    """
+    SQL Server 2012 and 2014 before their updates.
+    """
+    certificate, authority = issue(tmp_path, "server", ip="127.0.0.1")
+    lax(ssl.TLSVersion.TLSv1_1)
+
+    with pytest.raises(SourceBroken, match=r"speaks no TLS 1\.2; update it, or say encrypt: false"):
+        look(tmp_path, certificate, encrypt=True, ca_file=authority)
 
 
 def test_a_server_that_does_not_encrypt_gets_no_password(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -164,6 +165,8 @@ class Connection:
         if type(exc).__module__.startswith("OpenSSL"):
             from ssis_exporter.sources.catalog.encryption import take_refusal  # noqa: PLC0415 - loads OpenSSL
 
+            if _NO_COMMON_VERSION.search(str(exc)):
+                return SourceBroken("the server speaks no TLS 1.2; update it, or say encrypt: false")
             return SourceBroken(take_refusal() or f"TLS failed: {exc or type(exc).__name__}")
         return exc
 
@@ -234,6 +237,10 @@ def _login(settings: CatalogSettings, address: ServerAddress, tls: Any, port: in
     login.validate_host = False
     login.enc_flag = tds_base.PreLoginEnc.ENCRYPT_NOT_SUP if tls is None else tds_base.PreLoginEnc.ENCRYPT_ON
     return login
+
+
+_NO_COMMON_VERSION = re.compile(r"unsupported protocol|alert protocol version")
+"""As OpenSSL says it, whichever side noticed."""
 
 
 def _protocol_trouble(text: str) -> Exception:

@@ -70,10 +70,11 @@ def _verifier(*, verify_host: bool) -> Any:
 
     def verify(connection: Any, certificate: Any, error: int, depth: int, ok: int) -> bool:
         if not ok:
-            reason = _ERRORS.get(error, f"OpenSSL's error {error}")
-            _said.refusal = (
-                f"its certificate is not believed: {reason}; put the authority, or the certificate itself, into ca_file"
+            reason = _ERRORS.get(error) or _TOO_WEAK.get(error) or f"OpenSSL's error {error}"
+            remedy = (
+                "give the server another one, or say verify_certificate: false" if error in _TOO_WEAK else _TRUST_IT
             )
+            _said.refusal = f"its certificate is not believed: {reason}; {remedy}"
             return False
         host = (connection.get_servername() or b"").decode("ascii")
         if depth == 0 and verify_host and not fits(certificate.to_cryptography(), host):
@@ -83,6 +84,15 @@ def _verifier(*, verify_host: bool) -> Any:
 
     return verify
 
+
+_TRUST_IT = "put the authority, or the certificate itself, into ca_file"
+
+_TOO_WEAK = {
+    66: "its key is too short",
+    67: "the key of an authority in its chain is too short",
+    68: "it is signed by a method that is broken",
+}
+"""What no `ca_file` mends. Servers before 2017 make themselves such a certificate where they are given none."""
 
 _ERRORS = {
     2: "its authority is unknown",
