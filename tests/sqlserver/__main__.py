@@ -21,8 +21,11 @@ import pytds
 from ssis_exporter.errors import SourceAccessDenied, SourceError, StopDenied, StopError
 from ssis_exporter.model import Execution, FindingLevel, Result, Scope, Snapshot
 from ssis_exporter.sources.catalog import CatalogSource
+from ssis_exporter.sources.catalog.rights import quoted
 from ssis_exporter.sources.catalog.settings import CatalogSettings, Credentials
 
+PASSWORD = "Exp0rter-secret"
+STRANGER = "O'Brien] \N{GREEK SMALL LETTER OMEGA}"
 SCHEMA = Path(__file__).with_name("schema.sql")
 HISTORY = 200_000
 FEW_PAGES = 100
@@ -96,12 +99,21 @@ class Server:
 
 
 def _patiently(host: str, port: int, password: str) -> Any:
-    """A container needs a while."""
-    for _ in range(60):
-        with contextlib.suppress(Exception):
-            return pytds.connect(host, "master", "sa", password, port=port, autocommit=True, login_timeout=5)
+    """A container needs a while, and lets one in before all of its own databases are there."""
+    why = ""
+    for _ in range(90):
+        try:
+            connection = pytds.connect(host, "master", "sa", password, port=port, autocommit=True, login_timeout=5)
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT COUNT(*) FROM sys.databases WHERE state <> 0")
+                if cursor.fetchone()[0] == 0:
+                    return connection
+            why = "not all of its databases are online"
+            connection.close()
+        except Exception as exc:
+            why = f"{type(exc).__name__}: {exc}"
         time.sleep(1)
-    raise SystemExit("the server does not answer")
+    raise SystemExit(f"the server is not ready: {why}")
 
 
 def _open(seen: Snapshot) -> dict[int, str]:
@@ -130,14 +142,14 @@ def _refusal(act: Callable[[], object]) -> Exception | None:
 
 
 @contextlib.contextmanager
-def _source(host: str, port: int, **changes: Any) -> Iterator[CatalogSource]:
+def _source(host: str, port: int, *, user: str = "exporter", **changes: Any) -> Iterator[CatalogSource]:
     with tempfile.TemporaryDirectory() as folder:
         password = Path(folder) / "password"
-        password.write_text("Exp0rter-secret")
+        password.write_text(PASSWORD)
         password.chmod(0o600)
         settings = CatalogSettings(
             server=f"{host}:{port}",
-            auth=Credentials(user="exporter", password_file=password),
+            auth=Credentials(user=user, password_file=password),
             # The container signs its certificate itself.
             verify_certificate=False,
             time_limit=timedelta(seconds=20),
@@ -148,6 +160,27 @@ def _source(host: str, port: int, **changes: Any) -> Iterator[CatalogSource]:
             yield source
         finally:
             source.close()
+
+
+def _grant(server: Server, source: CatalogSource) -> None:
+    """Runs what `check` prints for its one problem; a second time changes nothing."""
+    (problem,) = [finding for finding in source.check() if finding.level is FindingLevel.PROBLEM]
+    for _ in range(2):
+        server.run(problem.remedy)
+
+
+def _let_strangers_in(server: Server, host: str, port: int) -> None:
+    """Logins whose names have to be quoted: one without a user in the database, one whose user has lost its login."""
+    for name, has_user in ((STRANGER, False), (f"{STRANGER} again", True)):
+        create = f"USE master; CREATE LOGIN {quoted(name)} WITH PASSWORD = '{PASSWORD}', CHECK_POLICY = OFF"
+        server.run(create)
+        if has_user:
+            server.run(f"USE SSISDB; CREATE USER {quoted(name)}; USE master; DROP LOGIN {quoted(name)}")
+            server.run(create)
+        with _source(host, port, user=name) as source:
+            assert isinstance(_refusal(source.snapshot), SourceError)
+            _grant(server, source)
+            assert source.snapshot().executions
 
 
 def main() -> None:
@@ -190,7 +223,7 @@ def main() -> None:
 
         server.run("USE SSISDB; ALTER ROLE ssis_logreader DROP MEMBER exporter")
         assert isinstance(_refusal(source.snapshot), SourceAccessDenied)
-        server.run("USE SSISDB; ALTER ROLE ssis_logreader ADD MEMBER exporter")
+        _grant(server, source)
         assert {waiting, *many} == set(_open(source.snapshot()))
 
         server.end_all()
@@ -199,6 +232,7 @@ def main() -> None:
         costs = {words: server.pages(words) for words in ("OUTER APPLY", "AS highest", "COUNT_BIG", "TOP (500)")}
         print("pages that a quiet look reads:", costs)
         assert all(0 <= costs[words] < FEW_PAGES for words in ("OUTER APPLY", "AS highest")), costs
+    _let_strangers_in(server, host, port)
     print(f"the catalog source agrees with {source.info.version}")
 
 
