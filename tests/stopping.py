@@ -167,6 +167,7 @@ class Scene:
         silences: Callable[[Nomination], Awaitable[bool]] | None = None,
         typical: timedelta | None = None,
         remembers: bool = True,
+        names_boots: bool = True,
         **settings: Any,
     ) -> None:
         self.folder = folder
@@ -175,6 +176,8 @@ class Scene:
         self.typical = typical
         self.remembers = remembers
         """Whether the exporter says of every run that it has seen it."""
+
+        self._names_boots = names_boots
 
         self.settings = StopSettings(mode=mode, policy=Policy(tuple(rules)), **settings)
         self.workers = {name: InlineWorker(FakeSource(name, now=self.time.now)) for name in sources}
@@ -187,7 +190,11 @@ class Scene:
             self.storage,
             metrics=StorageMetrics(self.registry),
             executor=InlineExecutor(),
-            clock=LedgerClock(now=self.time.now, monotonic=self.time.monotonic, boot=f"boot {self.time.booted_at}"),
+            clock=LedgerClock(
+                now=self.time.now,
+                monotonic=self.time.monotonic,
+                boot=f"boot {self.time.booted_at}" if self._names_boots else "",
+            ),
         )
         self.stopper = Stopper(
             self.settings,
