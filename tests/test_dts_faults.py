@@ -173,7 +173,7 @@ def is_told(exporter: Served, reasons: frozenset[str], before: float, seconds: f
 def test_a_hang_that_may_last_longer_than_the_scrape(tmp_path: Path, estate: Estate) -> None:
     """
     Where the source's own limit lies behind the scrape's, the scrape is answered at its own; the exporter then ends
-    in order, and its helper with it.
+    in order, and its helper with it, which does not hold it up.
     """
     with served(tmp_path, estate, source_entry(estate, time_limit="60s"), BESIDE) as exporter:
         exporter.wait_until_up()
@@ -184,6 +184,26 @@ def test_a_hang_that_may_last_longer_than_the_scrape(tmp_path: Path, estate: Est
         assert 0 == exporter.serving.stop()
 
         assert [] == psutil.wait_procs([helper], timeout=30)[1]
+    assert "left behind" not in "\n".join(exporter.serving.lines)
+
+
+def test_a_reload_while_the_helper_hangs(tmp_path: Path, estate: Estate) -> None:
+    """
+    The helper of a source whose entry has changed is ended at once, however long it may take; the new one answers.
+    """
+    config = tmp_path / "ssis_exporter.yml"
+    with served(tmp_path, estate, source_entry(estate, time_limit="1h"), BESIDE) as exporter:
+        exporter.wait_until_up()
+        [helper] = exporter.helpers()
+        estate.faults("PackageName delay 600")
+        assert is_told(exporter, frozenset({"timeout"}), 0, seconds=2)
+        estate.faults()
+        config.write_text(config.read_text().replace("1h", "2h"))
+        exporter.serving.signal(signal.SIGHUP)
+        exporter.wait_until_up()
+
+        assert [] == psutil.wait_procs([helper], timeout=30)[1]
+        assert 1 == len(exporter.helpers())
 
 
 def test_pauses_between_helpers_that_fail(tmp_path: Path, estate: Estate) -> None:

@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -43,6 +44,7 @@ from ssis_exporter.sources.interface import Source
 from ssis_exporter.testing import SourceContract
 from tests.dts.assemblies import Gac, build
 from tests.dts.estate import QUICK, Estate, Package, fake_helper, settings, source_on, ticks
+from tests.stack import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -385,6 +387,28 @@ def test_a_hung_stop_is_no_answer(estate: Estate) -> None:
         estate.faults("stop delay 600")
         with pytest.raises(SourceTimeout):
             source.request_stop(run)
+
+
+def test_giving_up_cuts_a_look_short_but_no_stop(
+    estate: Estate, source: DtsSource, children: Callable[[], list[psutil.Process]]
+) -> None:
+    """
+    When the exporter ends, a stop that is being asked gets its answer; a look does not, nor does any that comes.
+    """
+    package = estate.add(Package("Load"))
+    [run] = source.snapshot().executions
+    with ThreadPoolExecutor(1) as thread:
+        estate.faults("stop delay 1")
+        stop = thread.submit(source.request_stop, run)
+        wait_until((estate.folder / "stop.hangs").exists, "the call of Stop")
+        source.give_up()
+        assert StopReply.ACCEPTED == stop.result(60)
+        for _ in range(2):
+            with pytest.raises(SourceUnreachable, match="is closing this source"):
+                thread.submit(source.snapshot).result(60)
+
+    assert [package.instance] == estate.stops()
+    assert [] == children()
 
 
 def test_a_crash_is_recovered_from(estate: Estate, source: DtsSource) -> None:

@@ -250,6 +250,22 @@ def test_what_waits_when_it_is_closed_is_answered(worker: SourceWorker, source: 
     assert 1 == source.closed
 
 
+def test_a_call_that_takes_long_is_asked_to_give_up(
+    worker: SourceWorker, source: FakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Closing does not wait for a call that hangs where the source can let it fail.
+    """
+    monkeypatch.setattr(source, "give_up", source.gate.set)
+    source.gate.clear()
+    running = worker.look()
+    begun(source)
+
+    assert worker.close(DEADLINE)
+    assert running.done()
+    assert 1 == source.closed
+
+
 def test_a_source_that_fails_to_close_is_logged(
     worker: SourceWorker, source: FakeSource, caplog: pytest.LogCaptureFixture
 ) -> None:

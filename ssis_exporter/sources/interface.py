@@ -28,8 +28,8 @@ class Source(ABC):
     """
     Knows where packages run, and is the only code that touches a driver.
 
-    All methods but the constructor and `info` are called on one thread, the source's worker, one call at a time. The
-    constructor opens nothing and must return at once; what `snapshot` needs it opens itself and keeps.
+    All methods but the constructor, `info` and `give_up` are called on one thread, the source's worker, one call at a
+    time. The constructor opens nothing and must return at once; what `snapshot` needs it opens itself and keeps.
     """
 
     kind: ClassVar[str]
@@ -86,6 +86,13 @@ class Source(ABC):
             return [Finding(level=FindingLevel.PROBLEM, text=str(exc))]
         text = f"{len(seen.executions)} open executions; the account sees: {seen.visibility.scope}"
         return [Finding(level=FindingLevel.OK, text=text)]
+
+    def give_up(self) -> None:  # noqa: B027 - most sources cannot
+        """
+        Nobody waits any more for the call that runs, and none comes after it but `close`: lets it fail at once.
+
+        Called from another thread, while a call runs. A request to stop is let be, for it may have been heard.
+        """
 
     def close(self) -> None:  # noqa: B027 - most sources have nothing to let go of
         """Lets go of what was opened; may be called twice, and before anything was opened."""

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+LAST_CALL_SECONDS = 1.0
+"""How long a call may have been running when its source is closed; a longer one is asked to give up."""
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -110,7 +113,8 @@ class SourceWorker:
 
     def close(self, timeout: float = 5.0) -> bool:
         """
-        Lets the call that runs end, closes the source, ends the thread. May be called twice.
+        Lets the call that runs end (one that takes long: give up), closes the source, ends the thread. May be called
+        twice.
 
         Calls still waiting are answered with `SourceUnreachable`. Returns whether the thread ended in time; where a
         call hangs, the thread is left behind (it is a daemon and does not keep the process alive).
@@ -126,7 +130,11 @@ class SourceWorker:
         if thread is None:
             self.source.close()
             return True
-        thread.join(timeout)
+        began = self._monotonic()
+        thread.join(min(timeout, max(LAST_CALL_SECONDS - self.busy_for().total_seconds(), 0)))
+        if thread.is_alive():
+            self.source.give_up()
+            thread.join(max(timeout - (self._monotonic() - began), 0))
         return not thread.is_alive()
 
     def _look_that_waits_or_new(self, within: timedelta | None = None) -> Future[Look]:

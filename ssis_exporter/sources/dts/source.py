@@ -216,6 +216,10 @@ class DtsSource(StoppableSource):
                 findings.append(Finding(level=FindingLevel.WARNING, text=text, remedy=remedy))
         return findings
 
+    def give_up(self) -> None:
+        """Does not wait any longer for what the helper lists."""
+        self._supervisor.give_up()
+
     def close(self) -> None:
         """Ends the helper."""
         self._supervisor.close()

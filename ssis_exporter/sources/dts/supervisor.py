@@ -75,6 +75,8 @@ class Supervisor:
         self._not_before = 0.0
         self._last_error: SourceError | None = None
         self._ids = 0
+        self._asking = ""
+        self._given_up = False
         self.hello: Hello | None = None
         """What the helper that runs said of itself; None while none is ready."""
 
@@ -93,6 +95,7 @@ class Supervisor:
         Raises `SourceError` after at most `limit`; `HelperStarting` while it is certain that nothing was asked yet. The
         caller says `trust` when the answer made sense.
         """
+        self._asking = do
         deadline = self._monotonic() + limit.total_seconds()
         process = self._ready(deadline, may_replace=do == "list")
         if deadline - self._monotonic() < limit.total_seconds() / 2:
@@ -101,7 +104,11 @@ class Supervisor:
         self._ids += 1
         request = Request(id=self._ids, do=do, server=server, instance=instance)
         process.send(msgspec.json.encode(request) + b"\n")
-        line = self._next_line(process, deadline, f"no answer to {do!r} within {limit.total_seconds():g} s")
+        try:
+            line = self._next_line(process, deadline)
+        except queue.Empty:
+            text = f"{self._source}: no answer to {do!r} within {limit.total_seconds():g} s; the helper was ended"
+            raise self._failed(SourceTimeout(text)) from None
         try:
             answer = decoder.decode(line)
         except NOT_UNDERSTOOD as exc:
@@ -117,6 +124,17 @@ class Supervisor:
     def broke_the_protocol(self, why: str) -> SourceError:
         """Ends the helper because its answer could not be understood; the error to raise."""
         return self._failed(SourceBroken(f"{self._source}: the helper's answer cannot be understood: {why}"))
+
+    def give_up(self) -> None:
+        """
+        Lets the `ask` that runs fail and ends its helper; no other comes. A stop may have been heard and is let be.
+
+        The one method that may be called from another thread.
+        """
+        self._given_up = True
+        process = self._process
+        if process is not None and self._asking != "stop":
+            process.lines.put(None)
 
     def close(self) -> None:
         """Ends the helper. May be called twice; a later `ask` starts another."""
@@ -150,16 +168,14 @@ class Supervisor:
 
     def _greet(self, process: HelperProcess, deadline: float) -> Hello:
         limit = self._started + self._patience.start.total_seconds()
-        if deadline < limit:
-            try:
-                line = process.lines.get(timeout=max(deadline - self._monotonic(), 0))
-            except queue.Empty:
+        try:
+            line = self._next_line(process, min(deadline, limit))
+        except queue.Empty:
+            if deadline < limit:
                 waited = self._monotonic() - self._started
                 raise HelperStarting(f"{self._source}: the helper is still starting, for {waited:.0f} s") from None
-            if line is None:
-                raise self._ended(process)
-        else:
-            line = self._next_line(process, limit, f"the helper did not start within {self._patience.start}")
+            text = f"{self._source}: the helper did not start within {self._patience.start}; the helper was ended"
+            raise self._failed(SourceTimeout(text)) from None
         try:
             said = msgspec.json.decode(line, type=dict)
             if "failed" in said:
@@ -174,20 +190,20 @@ class Supervisor:
         log.info("source %s: helper %d holds %s", self._source, hello.pid, hello.assembly)
         return hello
 
-    def _next_line(self, process: HelperProcess, deadline: float, too_late: str) -> bytes:
-        try:
-            line = process.lines.get(timeout=max(deadline - self._monotonic(), 0))
-        except queue.Empty:
-            raise self._failed(SourceTimeout(f"{self._source}: {too_late}; the helper was ended")) from None
-        if line is None:
-            raise self._ended(process)
-        return line
-
-    def _ended(self, process: HelperProcess) -> SourceError:
+    def _next_line(self, process: HelperProcess, deadline: float) -> bytes:
+        """Raises `queue.Empty` when it is too late."""
+        line = None if self._is_given_up() else process.lines.get(timeout=max(deadline - self._monotonic(), 0))
+        if line is not None:
+            return line
+        if self._is_given_up():
+            raise self._failed(SourceUnreachable(f"{self._source}: the exporter is closing this source"))
         process.wait_for_its_end()
         status = self._end()
         words = f": {process.last_words}" if process.last_words else ""
-        return self._failed(SourceUnreachable(f"{self._source}: the helper ended with status {status}{words}"))
+        raise self._failed(SourceUnreachable(f"{self._source}: the helper ended with status {status}{words}"))
+
+    def _is_given_up(self) -> bool:
+        return self._given_up and self._asking != "stop"
 
     def _failed(self, error: SourceError) -> SourceError:
         self._end()
