@@ -118,11 +118,7 @@ def test_the_catalogs_own_record_teaches_what_is_usual(tmp_path: Path) -> None:
                 status=7, start_time=began, end_time=began + timedelta(minutes=10), package_name="Load.dtsx"
             )
         made.estate.set(execution_id, status=4)
-        made.estate.db.execute(
-            "INSERT INTO catalog_event_messages (event_message_id, operation_id, message_type, message)"
-            " VALUES (1, ?, 120, 'Login failed')",
-            [execution_id],
-        )
+        made.estate.add_message(1, execution_id, 120, "Login failed")
 
         async def main() -> None:
             storage = Storage(tmp_path / "state")

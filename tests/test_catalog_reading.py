@@ -410,12 +410,28 @@ def test_the_first_error_of_a_run_is_found(made: Rig) -> None:
     """
     The oldest message of type 120.
     """
-    columns = "event_message_id, operation_id, message_type, message"
     for row in ((1, 7, 70, "began"), (2, 7, 120, "first"), (3, 7, 120, "second"), (4, 8, 120, "other")):
-        made.estate.db.execute(f"INSERT INTO catalog_event_messages ({columns}) VALUES (?, ?, ?, ?)", row)
+        made.estate.add_message(*row)
     source = made.source()
 
     assert ("first", "") == (source.first_error("7"), source.first_error("9"))
+
+
+def test_messages_of_a_scale_out_worker_have_no_ids(made: Rig, clock: Clock) -> None:
+    """
+    The view gives NULL for them (2017 and later; on Azure for all of a run's): then their time is their order.
+    """
+    number = made.estate.add()
+    for place in (3, 1, 4, 2, 6, 5):
+        made.estate.add_message(None, number, 120, f"worker {place}", at=clock.now + timedelta(minutes=place))
+    made.estate.add_message(9, number, 70, "procedure", at=clock.now + timedelta(minutes=5, seconds=30))
+    source = made.source()
+    (run,) = source.snapshot().executions
+
+    texts = [text.split(": ")[1] for name, text in source.evidence(run).items() if name.startswith("message")]
+
+    assert "worker 1" == source.first_error(str(number))
+    assert ["worker 6", "procedure", "worker 5", "worker 4", "worker 3"] == texts
 
 
 def test_the_record_is_asked_for_one_run(made: Rig) -> None:

@@ -70,6 +70,14 @@ CREATE TABLE internal.event_messages (
     message_source_name nvarchar(4000) NULL,
     message nvarchar(max) NULL
 );
+CREATE TABLE internal.event_messages_scaleout (
+    event_message_guid uniqueidentifier NOT NULL PRIMARY KEY NONCLUSTERED DEFAULT NEWID(),
+    operation_id bigint NOT NULL,
+    message_time datetimeoffset(7) NULL,
+    message_type smallint NULL,
+    message_source_name nvarchar(4000) NULL,
+    message nvarchar(max) NULL
+);
 GO
 CREATE VIEW internal.current_user_readable_operations AS
 SELECT object_id AS id FROM internal.operation_permissions WHERE permission_type = 1 AND sid = SUSER_SID();
@@ -91,7 +99,10 @@ WHERE opers.operation_id IN (SELECT id FROM internal.current_user_readable_opera
 GO
 CREATE VIEW catalog.event_messages AS
 SELECT event_message_id, operation_id, message_time, message_type, message_source_name, message
-FROM internal.event_messages;
+FROM internal.event_messages
+UNION ALL
+SELECT NULL, operation_id, message_time, message_type, message_source_name, message
+FROM internal.event_messages_scaleout;
 GO
 CREATE FUNCTION catalog.dm_execution_performance_counters (@execution_id bigint)
 RETURNS @counters TABLE (execution_id bigint, counter_name nvarchar(128), counter_value bigint)

@@ -191,6 +191,17 @@ class Estate:
         """A run ends."""
         self.set(execution_id, status=status, end_time=self.now())
 
+    def add_message(
+        self, number: int | None, execution_id: int, kind: int, text: str | None, at: datetime | None = None
+    ) -> None:
+        """A row of `catalog.event_messages`."""
+        with self.lock:
+            self.db.execute(
+                "INSERT INTO catalog_event_messages"
+                " (event_message_id, operation_id, message_time, message_type, message) VALUES (?, ?, ?, ?, ?)",
+                [number, execution_id, stamp(at or self.now()), kind, text],
+            )
+
     def delete(self, execution_id: int) -> None:
         """A row is gone (retention, or somebody's hand)."""
         with self.lock:

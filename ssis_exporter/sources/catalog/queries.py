@@ -17,7 +17,8 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from operator import itemgetter
+from typing import Any, TypeAlias
 
 from ssis_exporter.errors import SourceBroken
 from ssis_exporter.sources.catalog.deadline import Deadline
@@ -29,6 +30,12 @@ SETTINGS = (
     # Nothing here takes a lock that a run waits for, and where somebody has to give way it is us.
     "SET NOCOUNT ON; SET LOCK_TIMEOUT 1000; SET DEADLOCK_PRIORITY LOW; SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED"
 )
+
+LAST_MESSAGES = 5
+"""Messages of a run that are kept when it is stopped."""
+
+Message: TypeAlias = tuple[datetime, str | None, str | None]
+"""Time, component, text."""
 
 COMMITTED = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCK_TIMEOUT 100; "
 """Before a query that must not believe what may still be rolled back; inside sp_executesql it ends with the query."""
@@ -245,20 +252,23 @@ class Queries:
 
     def first_error(self, execution_id: int, deadline: Deadline) -> str:
         """The first error message of a run; empty where none was kept."""
-        sql = (
-            "SELECT TOP (1) m.message FROM catalog.event_messages AS m"
-            " WHERE m.operation_id = @id AND m.message_type = 120 ORDER BY m.event_message_id"
-        )
-        rows = _results(self._connection.query(sql, [("id", "bigint", execution_id)], deadline), 1)[0]
-        return str(rows[0][0] or "") if rows else ""
+        found = self._messages(execution_id, deadline, " AND m.message_type = 120", most=1, order="")
+        return min(found, key=itemgetter(0))[2] or "" if found else ""
 
-    def last_messages(self, execution_id: int, deadline: Deadline) -> list[tuple[Any, ...]]:
-        """The newest messages of a run, newest first: time, component, text."""
-        sql = (
-            "SELECT TOP (5) m.message_time, m.message_source_name, m.message FROM catalog.event_messages AS m"
-            " WHERE m.operation_id = @id ORDER BY m.event_message_id DESC"
+    def last_messages(self, execution_id: int, deadline: Deadline) -> list[Message]:
+        """The newest messages of a run, newest first."""
+        found = self._messages(execution_id, deadline, "", most=LAST_MESSAGES, order=" DESC")
+        return sorted(found, key=itemgetter(0), reverse=True)[:LAST_MESSAGES]
+
+    def _messages(self, execution_id: int, deadline: Deadline, where: str, *, most: int, order: str) -> list[Message]:
+        """The first ones of those with an id, and of those without: what Scale Out workers said has only its time."""
+        sql = "; ".join(
+            f"SELECT TOP ({most}) m.message_time, m.message_source_name, m.message FROM catalog.event_messages AS m"
+            f" WHERE m.operation_id = @id AND m.event_message_id IS {kind}{where} ORDER BY m.{by}{order}"
+            for kind, by in (("NOT NULL", "event_message_id"), ("NULL", "message_time"))
         )
-        return _results(self._connection.query(sql, [("id", "bigint", execution_id)], deadline), 1)[0]
+        numbered, timed = _results(self._connection.query(sql, [("id", "bigint", execution_id)], deadline), 2)
+        return [*numbered, *timed]
 
     def by_id(self, ids: Iterable[int], deadline: Deadline, *, committed: bool) -> list[Row]:
         """These rows, those that are there."""
