@@ -231,6 +231,12 @@ class Snapshot:
     until then its missing runs are taken for open.
     """
 
+    same_since: datetime | None = None
+    """
+    By this machine's clock, since when the source leads to what it leads to now; before, it was another one (another
+    server under that address, a restore), and what is not here says nothing of it. None where that is not known.
+    """
+
     incomplete: bool = False
     """The first fill is not done: what is here is a lower bound."""
 

@@ -67,12 +67,13 @@ def sight(
     *,
     before: ExecutionFacts | None,
     seen_under: Visibility | None,
+    named_at: datetime | None = None,
 ) -> Sighting:
     """
     What a look says of the run `key`.
 
     `before` is what the run was like when it was first seen and `seen_under` what could be seen then; None for a run
-    that was never seen, of which only full sight proves that it is gone.
+    that was never seen, of which only full sight proves that it is gone. `named_at` is when it was nominated or asked.
     """
     if isinstance(outcome, SourceError):
         return Unclear(str(outcome))
@@ -81,7 +82,7 @@ def sight(
     found = [run for run in outcome.executions if run.key == key]
     match found:
         case []:
-            return _not_there(key, outcome, before, seen_under)
+            return _not_there(key, outcome, before, seen_under, named_at)
         case [run]:
             changed = what_changed(before, run.facts) if before is not None else None
             if changed is None:
@@ -92,12 +93,18 @@ def sight(
 
 
 def _not_there(
-    key: ExecutionKey, seen: Snapshot, before: ExecutionFacts | None, seen_under: Visibility | None
+    key: ExecutionKey,
+    seen: Snapshot,
+    before: ExecutionFacts | None,
+    seen_under: Visibility | None,
+    named_at: datetime | None,
 ) -> Gone | Unclear:
     for ended in seen.ended:
         if ended.facts.key == key and (before is None or what_changed(before, ended.facts) is None):
             text = f"the source records that it ended at {ended.ended_at.isoformat()}: {ended.result}"
             return Gone(text, recorded=True)
+    if before is not None and named_at is not None and seen.same_since is not None and named_at < seen.same_since:
+        return Unclear(f"its source is another one since {seen.same_since.isoformat()}, which need not know of it")
     if seen.incomplete:
         return Unclear("the source has not read all its runs yet")
     # To who never saw the run, only full sight proves that it ended.

@@ -70,7 +70,13 @@ class StopWork:
             # The name may mean another server now, where neither its presence nor its absence says anything.
             return Unclear(f"source {self.row.key.source} was changed since this run was looked for")
         seen = await look_afresh(worker, self._around.settings().look_timeout, self._around.wait)
-        sighting = sight(self.row.key, seen, before=self.row.facts, seen_under=self._seen_under)
+        sighting = sight(
+            self.row.key,
+            seen,
+            before=self.row.facts,
+            seen_under=self._seen_under,
+            named_at=self.row.requested_at or self.row.nominated_at,
+        )
         if isinstance(sighting, Seen):
             self._seen_under = sighting.visibility
             if self.row.facts is None or self.row.facts.started_at is None:

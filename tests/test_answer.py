@@ -106,6 +106,7 @@ NONSENSE = {
     "scope as text": lambda seen: replace(seen, visibility=Visibility("everything")),  # type: ignore[arg-type]
     "detail is none": lambda seen: replace(seen, visibility=replace(seen.visibility, detail=None)),
     "naive moment": lambda seen: replace(seen, taken_at=NAIVE),
+    "naive change": lambda seen: replace(seen, same_since=NAIVE),
     "runs are none": lambda seen: replace(seen, executions=None),
     "run is text": lambda seen: replace(seen, executions=("1",)),
     "no facts": with_run(facts=None),

@@ -14,7 +14,7 @@ from ssis_exporter.sources.catalog import CatalogSource
 from ssis_exporter.sources.catalog.patience import Patience
 from ssis_exporter.sources.catalog.settings import Credentials
 from tests.catalogs import Rig, make_estate, rig
-from tests.stopping import InlineWorker, Scene, play
+from tests.stopping import EVERYTHING, GRACE, InlineWorker, Scene, play
 from tests.tds.server import ntlm_users
 
 ACCOUNT = "CORP\\svc_ssis"
@@ -156,3 +156,54 @@ def test_two_sources_that_lead_to_one_server_ask_it_once(made: Rig) -> None:
 
     play(made.folder / "state", work, sources=["sql01", "alias"])
     assert [70] == made.server.stop_operation.calls
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["in grace", "asked"])
+def test_another_server_proves_no_end(made: Rig, tmp_path: Path, *, asked: bool) -> None:
+    """
+    The name in DNS leads elsewhere while a stop is under way: that the run is not there says nothing of it.
+    """
+    made.server.stop_operation.obeys = False
+    (tmp_path / "other").mkdir()
+    with server(tmp_path / "other") as other:
+
+        async def work(scene: Scene) -> None:
+            made.estate.now = other.estate.now = scene.time.now
+            other.estate.server_name = "SQL02"
+            made.estate.add(70)
+            await scene.time.advance(600)
+            source = source_of(made, scene)
+            scene.workers["sql01"] = InlineWorker(source)
+            await scene.stopper.submit([scene.nominate("70", "sql01")])
+            await scene.time.advance(30)
+            source._settings = other.settings(auth=source._settings.auth)
+            source.close()
+
+            assert ("unconfirmed" if asked else "expired") == await scene.outcome("70", "sql01")
+            assert "another one" in scene.stopper.last_outcomes()[0].text
+
+        play(tmp_path / "state", work, sources=["sql01"], rules=[EVERYTHING if asked else GRACE])
+    assert ([70] if asked else []) == made.server.stop_operation.calls
+
+
+def test_a_run_that_was_asked_on_the_other_server_is_proved_there(made: Rig, tmp_path: Path) -> None:
+    """
+    Only what was asked before the change is in doubt.
+    """
+    (tmp_path / "other").mkdir()
+    with server(tmp_path / "other") as other:
+
+        async def work(scene: Scene) -> None:
+            made.estate.now = other.estate.now = scene.time.now
+            other.estate.server_name = "SQL02"
+            other.estate.add(70)
+            await scene.time.advance(600)
+            source = source_of(other, scene)
+            source.resume(source_of(made, scene).snapshot().bookmark, [])
+            scene.workers["sql01"] = InlineWorker(source)
+            source.snapshot()
+            await scene.time.advance(60)
+
+            assert ("stopped", None) == await nominate(scene, scene.time.now())
+
+        play(tmp_path / "state", work, sources=["sql01"])

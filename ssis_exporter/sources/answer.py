@@ -52,6 +52,8 @@ class AnswerCheck:
             raise ValueError(f"it answered for the source {seen.source!r}")
         _check_visibility(seen.visibility)
         _check_moment("taken_at", seen.taken_at)
+        if seen.same_since is not None:
+            _check_moment("same_since", seen.same_since)
         known, checked = self._checked, {}
         for run in seen.executions:
             # Every run at every look passes here, and almost all of them are made of the same types.

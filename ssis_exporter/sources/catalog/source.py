@@ -140,6 +140,7 @@ class CatalogSource(RecordingSource, StoppableSource):
                 ended=seen.ended,
                 records_ends=True,
                 bookmark="" if memory.bookmark is None else str(memory.bookmark),
+                same_since=clocks.same_since,
                 incomplete=memory.is_incomplete,
             )
 
