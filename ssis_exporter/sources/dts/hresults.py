@@ -40,7 +40,7 @@ run the exporter as an administrator of this machine, elevated; or grant its acc
 dcomcnfg > Component Services > Computers > My Computer > DCOM Config
   > Microsoft SQL Server Integration Services {v} > Properties > Security
   Launch and Activation Permissions: Local Launch, Local Activation; Access Permissions: Local Access
-then: Restart-Service MsDtsServer{n}
+then, while no package runs (a service that stops asks them to stop): Restart-Service MsDtsServer{n}
 The System log tells who was refused: source DistributedCOM, event 10016"""
 
 _MEANINGS: dict[int, _Meaning] = {
