@@ -9,7 +9,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.metrics import MetricWrapperBase
 
-from ssis_exporter import collector, historymetrics, selfmetrics
+from ssis_exporter import historymetrics, selfmetrics, sourcemetrics
 from ssis_exporter.families import Definition
 from ssis_exporter.stopmetrics import StopMetrics
 from ssis_exporter.storage import StorageMetrics
@@ -47,15 +47,13 @@ def of_registry(registry: CollectorRegistry) -> list[Row]:
 
 def sections() -> dict[str, list[Row]]:
     """Each part of the page and its metrics."""
-    running = CollectorRegistry()
-    collector.Collector(executions_per_source=1, keep_user_names=True, registry=running)
     stops = CollectorRegistry()
     StopMetrics(stops).took(timedelta())
     StorageMetrics(stops)
     webhook = CollectorRegistry()
     WebhookMetrics(webhook)
     return {
-        "Sources and what runs": of_definitions(collector.DEFINITIONS) + of_registry(running),
+        "Sources and what runs": of_definitions((*sourcemetrics.DEFINITIONS, sourcemetrics.SCRAPE_ERRORS)),
         "What ended, and what is usual": of_definitions(historymetrics.DEFINITIONS),
         "Stops, and the files they are kept in": of_registry(stops),
         "Alertmanager's messages": of_registry(webhook),

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client import exposition as library_text
 from prometheus_client.openmetrics import exposition as library_openmetrics
 
-from ssis_exporter.families import Family, escape, label_text
+from ssis_exporter.families import Definition, Family, escape, label_text
 from ssis_exporter.labels import clean_label
 
 _zlib: Any
@@ -116,6 +116,7 @@ def render(families: Iterable[Metric], registry: CollectorRegistry | None, forma
     """
     written: set[str] = set()
     lines: list[str] = []
+    own_head = _own_openmetrics_head if format.is_openmetrics else _own_text_head
     for family in chain(families, _of_the_registry(registry)):
         if family.name in written:
             log.error("the metric family %s came twice; the second is left out", family.name)
@@ -126,7 +127,7 @@ def render(families: Iterable[Metric], registry: CollectorRegistry | None, forma
             lines += plain if plain is not None else [_by_library(family, format)]
             continue
         name = family.definition.name
-        lines.append(_head(family, name, format))
+        lines.append(own_head(family.definition))
         for texts, values in _in_parts(family.texts, family.values):
             _add_series(lines, name, texts, values)
             if len(lines) >= CHUNK_LINES:
@@ -160,10 +161,14 @@ def _of_the_registry(registry: CollectorRegistry | None) -> Iterator[Metric]:
         log.exception("a collector of the exporter's own metrics failed; those after it are left out")
 
 
-def _head(family: Metric, name: str, format: Format) -> str:  # noqa: A002
-    if format.is_openmetrics:
-        return _openmetrics_head(family.name, family.documentation, family.type, family.unit)
-    return _text_head(name, family.documentation, family.type)
+@lru_cache(maxsize=512)
+def _own_text_head(definition: Definition) -> str:
+    return _text_head(definition.name, definition.documentation, definition.type)
+
+
+@lru_cache(maxsize=512)
+def _own_openmetrics_head(definition: Definition) -> str:
+    return _openmetrics_head(definition.family_name, definition.documentation, definition.type, definition.unit)
 
 
 @lru_cache(maxsize=512)
@@ -188,14 +193,18 @@ def _in_parts(texts: Sequence[str], values: Sequence[float]) -> Iterable[tuple[S
 
 def _add_series(lines: list[str], name: str, texts: Sequence[str], values: Sequence[float]) -> None:
     # One sum in C tells whether any of them needs a spelling of its own (a sum beyond the largest float does no harm).
-    spelled: Iterable[float | str] = values if math.isfinite(sum(values)) else map(_spell, values)
+    if not math.isfinite(sum(values)):
+        lines += [
+            f"{name}{{{text}}} {_spell(value)}\n" if text else f"{name} {_spell(value)}\n"
+            for text, value in zip(texts, values, strict=True)
+        ]
     # A page of few runs has many families of one line or ten: a loop begins faster than a comprehension.
-    if texts[0]:
-        for text, value in zip(texts, spelled, strict=True):
-            lines.append(f"{name}{{{text}}} {value}\n")
+    elif texts[0]:
+        for text, value in zip(texts, values):  # noqa: B905 - asking for it costs as much as a line
+            lines.append(f"{name}{{{text}}} {value!r}\n")
     else:
-        for value in spelled:
-            lines.append(f"{name} {value}\n")  # noqa: PERF401
+        for value in values:
+            lines.append(f"{name} {value!r}\n")
 
 
 def _spell(value: float) -> str:
@@ -222,7 +231,11 @@ def _plain(family: Metric, format: Format) -> list[str] | None:  # noqa: A002
             return None
         texts.append(text)
         values.append(float(sample.value))
-    lines = [_head(family, name, format)]
+    lines = [
+        _openmetrics_head(family.name, family.documentation, family.type, family.unit)
+        if format.is_openmetrics
+        else _text_head(name, family.documentation, family.type)
+    ]
     if texts:
         _add_series(lines, name, texts, values)
     return lines

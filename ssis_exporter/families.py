@@ -75,7 +75,7 @@ class Family(Metric):
         """Adds one series by its label values, in the definition's order."""
         # A truth value is an int, and would be written as a word.
         number = int(value) if isinstance(value, bool) else value
-        self.texts.append(_kept_text(self.definition.labels, tuple(labels)))
+        self.texts.append(series_text(self.definition.labels, tuple(labels)))
         self.values.append(number)
 
     def extend(self, texts: Iterable[str], values: Iterable[float]) -> None:
@@ -91,9 +91,15 @@ class Family(Metric):
 
 
 @lru_cache(maxsize=1024)
-def _kept_text(names: tuple[str, ...], values: tuple[str, ...]) -> str:
-    # The few series that are added one by one have the same labels at every scrape: source, status, scope.
+def series_text(names: tuple[str, ...], values: tuple[str, ...]) -> str:
+    """`label_text`, kept: the few series that are not of runs have the same labels at every scrape."""
     return label_text(names, values)
+
+
+@lru_cache(maxsize=1024)
+def last_label_texts(names: tuple[str, ...], first: str, last: tuple[str, ...]) -> tuple[str, ...]:
+    """The same for the series of a closed set, such as statuses: the first label is one, the last one differs."""
+    return tuple(label_text(names, (first, each)) for each in last)
 
 
 def _read_labels(text: str) -> dict[str, str]:

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector as LibraryCollector
 
-from ssis_exporter.collector import DEFINITIONS, SCRAPE_ERRORS, Collector
+from ssis_exporter.collector import Collector
 from ssis_exporter.errors import SOURCE_ERROR_REASONS, SourceError, SourceMissing, SourceTimeout, SourceUnreachable
+from ssis_exporter.exposition import TEXT, render
 from ssis_exporter.model import (
     DataFlow,
     ExecutionStatus,
@@ -26,6 +27,7 @@ from ssis_exporter.model import (
     Scope,
     SourceInfo,
 )
+from ssis_exporter.sourcemetrics import DEFINITIONS, SCRAPE_ERRORS
 from tests.readings import NOW, LatestReadings, failed, reading, rich_readings, run
 
 Value = Callable[..., float | None]
@@ -278,8 +280,12 @@ def test_errors_start_at_zero_and_are_counted_by_reason(scraped: Scraped) -> Non
     """
     scraped.read(reading("sql01"), failed("sql02", SourceMissing("no SSISDB")))
     scraped.read(reading("sql01"), failed("sql02", SourceMissing("no SSISDB")))
-    first = {reason: scraped.value(SCRAPE_ERRORS, source="sql01", reason=reason) for reason in SOURCE_ERROR_REASONS}
-    second = {reason: scraped.value(SCRAPE_ERRORS, source="sql02", reason=reason) for reason in SOURCE_ERROR_REASONS}
+    first = {
+        reason: scraped.value(SCRAPE_ERRORS.name, source="sql01", reason=reason) for reason in SOURCE_ERROR_REASONS
+    }
+    second = {
+        reason: scraped.value(SCRAPE_ERRORS.name, source="sql02", reason=reason) for reason in SOURCE_ERROR_REASONS
+    }
 
     assert dict.fromkeys(SOURCE_ERROR_REASONS, 0) == first
     assert {**dict.fromkeys(SOURCE_ERROR_REASONS, 0), "missing": 2} == second
@@ -295,7 +301,7 @@ def test_an_error_with_a_reason_of_its_own_counts_as_broken(scraped: Scraped) ->
 
     scraped.read(failed("sql01", Strange("x")))
 
-    assert 1 == scraped.value(SCRAPE_ERRORS, source="sql01", reason="broken")
+    assert 1 == scraped.value(SCRAPE_ERRORS.name, source="sql01", reason="broken")
 
 
 def test_the_budget_keeps_the_longest_running_and_counts_the_rest() -> None:
@@ -343,8 +349,8 @@ def test_a_source_that_left_the_configuration_leaves_the_error_counter(scraped: 
     scraped.read(reading("sql01"), failed("sql02", SourceMissing("no SSISDB")))
     scraped.collector.configure(executions_per_source=1, keep_user_names=True, sources=["sql01", "sql03"])
 
-    assert 0 == scraped.value(SCRAPE_ERRORS, source="sql01", reason="missing")
-    assert scraped.value(SCRAPE_ERRORS, source="sql02", reason="missing") is None
+    assert 0 == scraped.value(SCRAPE_ERRORS.name, source="sql01", reason="missing")
+    assert scraped.value(SCRAPE_ERRORS.name, source="sql02", reason="missing") is None
 
 
 def test_a_run_shown_twice_is_one_run(scraped: Scraped, caplog: pytest.LogCaptureFixture) -> None:
@@ -441,7 +447,25 @@ def test_an_answer_that_makes_no_sense_lowers_only_its_source(scraped: Scraped, 
     assert {"first": 1, "bad": 0, "last": 1} == up
     assert ["1", "2"] == scraped.ids()
     assert scraped.value(RUNNING, source="bad") is None
-    assert 1 == scraped.value(SCRAPE_ERRORS, source="bad", reason="broken")
+    assert 1 == scraped.value(SCRAPE_ERRORS.name, source="bad", reason="broken")
+
+
+class Told(int):
+    """A number with a spelling of its own, as a driver may have it."""
+
+    def __str__(self) -> str:
+        return f"{int(self)} threads"
+
+
+@pytest.mark.parametrize("threads", [True, Told(1)])
+def test_a_number_is_written_as_one(scraped: Scraped, threads: int) -> None:
+    """
+    Whatever kind of number a source has: one that Prometheus cannot read would take the whole page away.
+    """
+    kept = scraped.collector.families([reading("sql01", run("7", figures=Figures(threads=threads)))])
+    page = b"".join(render(kept, None, TEXT)).decode()
+
+    assert ["1"] == re.findall(r"^ssis_package_execution_threads{.*} (.*)$", page, re.MULTILINE)
 
 
 def test_a_source_that_is_down_is_logged_once(scraped: Scraped, caplog: pytest.LogCaptureFixture) -> None:

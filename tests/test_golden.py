@@ -13,8 +13,7 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from ssis_exporter import collector, selfmetrics
-from ssis_exporter.collector import SCRAPE_ERRORS
+from ssis_exporter import selfmetrics, sourcemetrics
 from ssis_exporter.exposition import TEXT
 from tests import golden
 from tests.real import need_program
@@ -89,7 +88,11 @@ def test_promtool_has_nothing_to_say() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [*(each.name for each in collector.DEFINITIONS), *(each.name for each in selfmetrics.DEFINITIONS), SCRAPE_ERRORS],
+    [
+        *(each.name for each in sourcemetrics.DEFINITIONS),
+        *(each.name for each in selfmetrics.DEFINITIONS),
+        sourcemetrics.SCRAPE_ERRORS.name,
+    ],
 )
 def test_every_metric_is_in_the_readme(name: str) -> None:
     """
