@@ -427,6 +427,18 @@ def test_a_crash_is_recovered_from(estate: Estate, source: DtsSource) -> None:
     assert 1 == len(until_answered(source).executions)
 
 
+def test_of_a_helper_that_is_killed_nothing_else_is_told(
+    estate: Estate, source: DtsSource, children: Callable[[], list[psutil.Process]]
+) -> None:
+    """
+    What a library said at the start of a helper is not told as the reason of its end.
+    """
+    source.snapshot()
+    children()[0].kill()
+    with pytest.raises(SourceUnreachable, match=r"ended with status -9$"):
+        source.snapshot()
+
+
 def test_junk_from_managed_code_does_not_reach_the_protocol(estate: Estate, source: DtsSource) -> None:
     """
     What managed code prints goes to the log, not into the answers.

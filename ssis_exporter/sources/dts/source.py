@@ -306,7 +306,8 @@ class DtsSource(StoppableSource):
             command = list(self._settings.helper)
         else:
             # -P: what lies in the folder that the exporter was started in is not imported instead of the real modules.
-            command = [interpreter(), "-P", "-X", "utf8", "-m", "ssis_exporter.sources.dts.helper"]
+            # -W: what it says last is told as the reason of its end, and a library's warning at its start is none.
+            command = [interpreter(), "-P", "-W", "ignore", "-X", "utf8", "-m", "ssis_exporter.sources.dts.helper"]
             command += ["--runtime", self._settings.runtime or DEFAULT_RUNTIME]
         self._releases = self._wanted_releases()
         for release in self._releases:
