@@ -15,7 +15,10 @@ from ssis_exporter.errors import IdentityUnknown, NoSuchExecution, SourceMissing
 from ssis_exporter.model import DataFlow, Execution, FindingLevel, Snapshot, StopReply
 from ssis_exporter.sources.catalog import CatalogSource
 from ssis_exporter.sources.catalog.checking import trouble
+from ssis_exporter.sources.catalog.counters import Counters
+from ssis_exporter.sources.catalog.deadline import Deadline
 from ssis_exporter.sources.catalog.hosts import SURE_AFTER, LocalHosts
+from ssis_exporter.sources.catalog.session import CatalogSession
 from ssis_exporter.sources.catalog.settings import CatalogSettings, Credentials
 from ssis_exporter.sources.catalog.troubles import ServerError
 from ssis_exporter.sources.dtexec.portable import PortableTable
@@ -336,6 +339,23 @@ def test_counters_that_hang_cost_a_look_their_limit_only(made: Rig, ticks: Ticks
     assert [None, None] == [only(seen).data_flow, only(again).data_flow]
     assert made.server.wait_until_count(1)
     assert 1 == sum("performance_counters" in one.text for one in made.server.exchanges)
+
+
+def test_counters_leave_time_to_a_scrape_that_waits_shortly(made: Rig) -> None:
+    """
+    Their limit is a part of what the scrape waits for, not of `time_limit`.
+    """
+    limits: list[float] = []
+
+    def connect(deadline: Deadline) -> CatalogSession:
+        limits.append(deadline.left)
+        raise OSError("enough")
+
+    for silence in (0.4, 60):
+        deadline = Deadline(timedelta(minutes=5), silence=timedelta(seconds=silence), monotonic=lambda: 0.0)
+        Counters("sql01", connect, monotonic=lambda: 0.0).read([1], deadline)
+
+    assert [0.2, 1] == limits
 
 
 # check

@@ -57,7 +57,7 @@ class Counters:
         if not ids or (self._not_before is not None and self._monotonic() < self._not_before):
             return found
         try:
-            own = Deadline(min(LIMIT, timedelta(seconds=deadline.left / 2)), monotonic=self._monotonic)
+            own = Deadline(min(LIMIT, timedelta(seconds=deadline.wait / 2)), monotonic=self._monotonic)
             if self._session is None or not self._session.is_open:
                 self._session = self._connect(own)
             for execution_id in ids[:MOST]:
