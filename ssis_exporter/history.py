@@ -298,7 +298,7 @@ class History:
                 # The memory may hold a half of it, the file must not hold less than the memory.
                 log.exception("history: a look could not be taken in")
                 self._unwritten = True
-        if self._monotonic() >= self._tidy_at:
+        if self._monotonic() >= self._tidy_at or self._memory.is_crowded:
             self._tidy_at = self._monotonic() + TIDY_SECONDS
             self._memory.tidy(change)
         return statements(change)

@@ -17,6 +17,9 @@ LEARNED_FROM = (Result.SUCCEEDED, Result.UNKNOWN)
 
 FAILED = (Result.FAILED, Result.ENDED_UNEXPECTEDLY)
 
+CROWDED = 1.25
+"""How many times too many packages of a source there may be until the next tidying."""
+
 KEPT_PACKAGES_FOR = timedelta(days=400)
 """How long a package is remembered that does not run any more: what runs once a year has a past."""
 
@@ -48,6 +51,11 @@ class HistoryMemory:
         """The newest, oldest first."""
 
         self._now = now
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether to tidy at once: somebody starts packages under ever new names."""
+        return any(len(packages) > CROWDED * self.most_packages for packages in self.packages_of.values())
 
     def everything(self) -> Change:
         """All of it."""

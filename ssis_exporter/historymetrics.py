@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from prometheus_client import Metric
 
@@ -55,6 +56,14 @@ DEFINITIONS = (ENDED, LAST_END, LAST_SUCCESS, LAST_DURATION, TYPICAL, P95, SAMPL
 """Every metric that is built from history, in the order of the page."""
 
 
+@dataclass(slots=True)
+class _Shown:
+    """What is kept of a package from page to page, for as long as it is remembered."""
+
+    text: str
+    first_shown: dict[Result, float] = field(default_factory=dict)
+
+
 class HistoryMetrics:
     """
     Builds the families of ended runs.
@@ -73,15 +82,15 @@ class HistoryMetrics:
         self.packages_per_source = packages_per_source
         self._held_seconds = held_seconds
         self._monotonic = monotonic
-        self._texts: dict[PackageKey, str] = {}
-        self._first_shown: dict[str, float] = {}
+        self._shown: dict[str, dict[PackageKey, _Shown]] = defaultdict(dict)
+        """By source."""
 
     def already_known(self, records: Sequence[PackageRecord]) -> None:
         """What an earlier life of the exporter has shown: it is not held back."""
         for record in records:
             for result, count in record.counts.items():
                 if count:
-                    self._first_shown[self._series(record, result)] = float("-inf")
+                    self._of(record).first_shown[result] = float("-inf")
 
     def describe(self) -> Iterator[Metric]:
         """All families, empty."""
@@ -97,10 +106,11 @@ class HistoryMetrics:
         shown: dict[str, PackageRecord] = {}
         for source in sources:
             known = by_source[source]
+            self._forget_others(source, known)
             kept = sorted(known, key=lambda record: record.seen_at, reverse=True)[: self.packages_per_source]
             before = len(shown)
             for record in kept:
-                shown.setdefault(self._text(record), record)
+                shown.setdefault(self._of(record).text, record)
             families[TRUNCATED].add((source,), len(known) - (len(shown) - before))
         for text, record in shown.items():
             self._add(families, text, record)
@@ -108,11 +118,11 @@ class HistoryMetrics:
 
     def _add(self, families: dict[Definition, Family], text: str, record: PackageRecord) -> None:
         now = self._monotonic()
+        first_shown = self._of(record).first_shown
         # A copy: another thread may be counting.
         for result, count in dict(record.counts).items():
-            series = self._series(record, result)
-            is_held = now - self._first_shown.setdefault(series, now) < self._held_seconds
-            families[ENDED].extend([series], [0 if is_held else count])
+            is_held = now - first_shown.setdefault(result, now) < self._held_seconds
+            families[ENDED].extend([f'{text},result="{result}"'], [0 if is_held else count])
         for definition, when in ((LAST_END, record.last_end), (LAST_SUCCESS, record.last_success)):
             if when is not None:
                 families[definition].extend([text], [when.timestamp()])
@@ -124,12 +134,16 @@ class HistoryMetrics:
             families[TYPICAL].extend([text], [baseline.typical.total_seconds()])
             families[P95].extend([text], [baseline.p95.total_seconds()])
 
-    def _text(self, record: PackageRecord) -> str:
-        text = self._texts.get(record.key)
-        if text is None:
-            key = record.key
-            text = self._texts[key] = label_text(PACKAGE_LABELS, (key.source, key.folder, key.project, key.name))
-        return text
+    def _of(self, record: PackageRecord) -> _Shown:
+        key = record.key
+        shown = self._shown[key.source].get(key)
+        if shown is None:
+            text = label_text(PACKAGE_LABELS, (key.source, key.folder, key.project, key.name))
+            shown = self._shown[key.source][key] = _Shown(text)
+        return shown
 
-    def _series(self, record: PackageRecord, result: Result) -> str:
-        return f'{self._text(record)},result="{result.value}"'
+    def _forget_others(self, source: str, known: Sequence[PackageRecord]) -> None:
+        shown = self._shown[source]
+        if len(shown) > len(known):
+            for gone in shown.keys() - {record.key for record in known}:
+                del shown[gone]

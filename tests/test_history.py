@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from ssis_exporter.history import RETRY_SECONDS, History
-from ssis_exporter.historyfile import NAME, SCHEMA
+from ssis_exporter.historyfile import NAME, SCHEMA, PackageKey, PackageRecord
 from ssis_exporter.historymetrics import HELD_SECONDS, HistoryMetrics
 from ssis_exporter.model import (
     EndedExecution,
@@ -566,6 +566,32 @@ def test_the_budget_keeps_the_packages_that_ran_last(tmp_path: Path) -> None:
             return names, families["ssis_packages_truncated"].samples[0].value
 
     assert ({"P6", "P7", "P8", "P9"}, 6) == asyncio.run(shown())
+
+
+def test_packages_that_are_forgotten_leave_nothing_behind() -> None:
+    """
+    A package's texts, and when it was first shown, are kept for as long as it is remembered: also beyond the budget.
+    """
+    clock = [0.0]
+    metrics = HistoryMetrics(packages_per_source=1, monotonic=lambda: clock[0])
+
+    def shown(*records: PackageRecord) -> dict[str, float]:
+        families = {family.name: family for family in metrics.families(records, ["recorded"])}
+        samples = families["ssis_package_executions"].samples
+        return {sample.labels["package_name"]: sample.value for sample in samples}
+
+    def record(name: str, minutes: int) -> PackageRecord:
+        key = PackageKey("recorded", "", "", name)
+        return PackageRecord(key, T0 + timedelta(minutes=minutes), {Result.SUCCEEDED: 7})
+
+    assert {"P0": 0} == shown(record("P0", 0))
+    clock[0] += 2 * HELD_SECONDS
+    assert {"P1": 0} == shown(record("P0", 0), record("P1", 1))
+    assert {"P0": 7} == shown(record("P0", 2), record("P1", 1))
+    for number in range(2, 50):
+        shown(record(f"P{number}", number), record(f"P{number + 1}", number + 1))
+
+    assert {"P49", "P50"} >= {key.name for key in metrics._shown["recorded"]}
 
 
 async def _observe_one(folder: Path, instance: str = "1", *, package: str = "Load") -> int:

@@ -27,6 +27,23 @@ def names(history: History, *sources: str) -> list[str]:
     return sorted(record.key.name for record in history.records(sources))
 
 
+def test_ever_new_names_fill_no_memory(tmp_path: Path) -> None:
+    """
+    Anybody may start processes that look like packages; those seen last stay, without waiting for the hour.
+    """
+
+    async def life() -> None:
+        async with history_in(tmp_path, monotonic=lambda: 0.0) as history:
+            history.most_packages = 8
+            for minute in range(20):
+                history.observe(look("one", f"A{minute}", f"B{minute}", f"C{minute}", minute=minute))
+                await history.settle(WAIT)
+                assert len(names(history, "one")) <= 10
+            assert {"A19", "B19", "C19"} <= set(names(history, "one"))
+
+    asyncio.run(life())
+
+
 def test_packages_of_a_source_are_those_that_it_has(tmp_path: Path) -> None:
     """
     From the first sight on, after some were let go, and after a restart.
