@@ -27,6 +27,7 @@ Every error that is raised on purpose.
     └── StopError                   a request to stop that was not carried out
         ├── NoSuchExecution         it has ended meanwhile: ordinary
         ├── IdentityUnknown         it cannot be proved that this is the run that was meant
+        ├── NotAsked                the source could not be reached before it was asked
         ├── StopDenied              the source refuses this account
         ├── StopUnsupported         the source has no such way to stop
         └── StopFailed              asked, and the source said that it failed
@@ -191,6 +192,10 @@ class NoSuchExecution(StopError):
 
 class IdentityUnknown(StopError):
     """It cannot be proved that this is the run that was meant; nothing was done."""
+
+
+class NotAsked(StopError):
+    """The source could not be reached, or did not answer, before it was asked: nothing was done."""
 
 
 class StopDenied(StopError):

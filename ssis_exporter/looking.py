@@ -89,7 +89,11 @@ async def act(
         if not isinstance(source, StoppableSource):
             raise StopUnsupported(f"{source.name}: a source of kind {source.kind} cannot stop anything")
         call.begin(forbidden)
-        return what(source)
+        source.objection = forbidden
+        try:
+            return what(source)
+        finally:
+            source.objection = None
 
     answer = worker.call(run)
     try:

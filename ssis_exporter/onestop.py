@@ -13,6 +13,7 @@ from ssis_exporter.durations import print_duration
 from ssis_exporter.errors import (
     IdentityUnknown,
     NoSuchExecution,
+    NotAsked,
     SourceError,
     StopDenied,
     StopFailed,
@@ -123,7 +124,7 @@ class OneStop(Aftermath):
 
     async def _look_and_judge(self) -> Go | End:
         """Looks until somebody can say what became of the run, and asks the policy about one that is there."""
-        why = "it was not looked at"
+        why = self._why_not_asked
         while True:
             ended = self._given_up(why)
             if ended is not None:
@@ -262,9 +263,11 @@ class OneStop(Aftermath):
                 limit=self._around.settings().look_timeout,
                 wait=self._around.wait,
             )
-        except TooLate as exc:
+        except (TooLate, NotAsked) as exc:
+            self._why_not_asked = str(exc)
             self.row = await self._around.ledger.not_asked(self.row, str(exc), self._around.now())
-            await self._around.wait(GLANCE_SECONDS)
+            retry = self._around.settings().retry_every.total_seconds()
+            await self._around.wait(retry if isinstance(exc, NotAsked) else GLANCE_SECONDS)
             return None
         except Exception as exc:  # noqa: BLE001 - it was begun, and whatever it raised, it may have been heard
             self._heard = f"{type(exc).__name__}: {exc}"

@@ -53,6 +53,9 @@ class StopWork:
         self._heard: str | None = None
         """What the source said to the request, once there was one in this process: there is never a second."""
 
+        self._why_not_asked = "it was not looked at"
+        """What kept it from being asked, for when nothing else is known."""
+
         self._surely = False
         """Whether it is certain that the source heard it."""
 

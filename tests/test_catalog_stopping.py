@@ -10,15 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from ssis_exporter.errors import SourceUnreachable
+from ssis_exporter.hold import Hold
 from ssis_exporter.ledger import read_events
 from ssis_exporter.ledgerrows import Event
 from ssis_exporter.model import StopOutcome
+from ssis_exporter.sources.catalog import CatalogSource
+from ssis_exporter.sources.catalog.deadline import Deadline
 from ssis_exporter.sources.catalog.patience import Patience
+from ssis_exporter.sources.catalog.session import CatalogSession
 from ssis_exporter.sources.catalog.settings import Credentials
 from tests.catalogs import Rig, make_estate, rig, statuses
 from tests.installed import COMMAND
 from tests.stack import LOOPBACK, Alertmanager, Program, free_port, wait_until
-from tests.stopping import InlineWorker, Scene, play
+from tests.stopping import InlineWorker, Scene, kinds, play
 from tests.tds.server import ntlm_users
 
 ACCOUNT = "CORP\\svc_ssis"
@@ -186,6 +191,90 @@ def test_a_run_that_is_locked_when_the_exporter_starts_is_not_called_gone(made: 
         assert 70 in statuses(source.snapshot()) or made.server.stop_operation.calls == [70]
 
     scene(made, work)
+
+
+class Between:
+    """What happens while the stop connects, after it was written down and before the server is asked."""
+
+    def __init__(self, scene: Scene, *troubles: Callable[[], None]) -> None:
+        source = scene.workers["sql01"].source
+        assert isinstance(source, CatalogSource)
+        source.snapshot()
+        self._connect, self._troubles = source._connect, list(troubles)
+        source._connect = self  # type: ignore[method-assign, assignment]
+
+    def __call__(self, deadline: Deadline) -> CatalogSession:
+        if self._troubles:
+            self._troubles.pop(0)()
+        return self._connect(deadline)
+
+
+def no_answer() -> None:
+    raise SourceUnreachable("sql01: nobody answers")
+
+
+def test_a_server_that_is_away_for_a_moment_is_asked_when_it_is_back(made: Rig) -> None:
+    """
+    What was certainly not asked is no outcome: it is looked at and tried again.
+    """
+
+    async def work(one: Scene) -> None:
+        Between(one, no_answer, no_answer)
+        assert "stopped" == await outcome(one)
+
+    scene(made, work)
+    assert [70] == made.server.stop_operation.calls
+    assert "not_asked" in kinds(made.folder / "state")
+
+
+def test_a_server_that_stays_away_is_told_when_the_nomination_expires(made: Rig) -> None:
+    """
+    With what kept it from being asked.
+    """
+
+    async def work(one: Scene) -> None:
+        Between(one, *[no_answer] * 1000)
+        assert "expired" == await outcome(one)
+        assert "nobody answers" in one.stopper.last_outcomes()[0].text
+
+    scene(made, work)
+    assert [] == made.server.stop_operation.calls
+
+
+def test_a_hold_counts_until_the_server_is_asked(made: Rig) -> None:
+    """
+    Also one that begins while the stop is connecting.
+    """
+
+    async def work(one: Scene) -> None:
+        Between(one, lambda: Hold(made.folder / "state").begin("not now"))
+        assert "vetoed" == await outcome(one)
+
+    scene(made, work)
+    assert [] == made.server.stop_operation.calls
+
+
+def test_a_lock_at_the_last_look_is_no_request(made: Rig) -> None:
+    """
+    The row is locked when the stop looks: nothing was asked, and it is tried again.
+    """
+
+    async def work(one: Scene) -> None:
+        def lock() -> None:
+            made.server.faults.errors = [(1222, None)]
+
+        def unlock() -> None:
+            made.server.faults.errors = []
+
+        Between(one, lock, unlock)
+        one.time.shortest_wait = 5
+        await one.stopper.submit([one.nominate("70", "sql01")])
+        await one.time.advance(30)
+        unlock()
+        assert "stopped" == await one.outcome("70", "sql01")
+
+    scene(made, work)
+    assert [70] == made.server.stop_operation.calls
 
 
 CONFIG = """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar, Self
 
@@ -127,6 +127,12 @@ class RecordingSource(Source):
 class StoppableSource(Source):
     """A source that can be asked to stop one run."""
 
+    objection: Callable[[], str | None] | None = None
+    """
+    What says against acting in this moment, if anything does (a hold, a rule). Set around each request to stop, and
+    asked before it. A source that takes long before it acts asks once more, and then raises `NotAsked`.
+    """
+
     can_force_stop: ClassVar[bool] = False
     """Whether `force_stop` does anything."""
 
@@ -145,8 +151,8 @@ class StoppableSource(Source):
         Asks for this run, and no other, to stop. The identity is checked again in the moment before acting.
 
         Returns when the request was handed over; whether the run ended, a later `snapshot` tells. Raises
-        `NoSuchExecution`, `IdentityUnknown`, `StopDenied`, `StopUnsupported`, `StopFailed`; and `SourceError` when
-        nobody can say whether the request arrived.
+        `NoSuchExecution`, `IdentityUnknown`, `StopDenied`, `StopUnsupported`, `StopFailed`; `NotAsked` when it is
+        certain that the request was not made; and `SourceError` when nobody can say whether it arrived.
         """
 
     def force_stop(self, execution: Execution) -> StopReply:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 
 from ssis_exporter.errors import (
     IdentityUnknown,
+    NotAsked,
     SourceBroken,
     SourceError,
     SourceUnreachable,
@@ -182,8 +183,14 @@ class CatalogSource(RecordingSource, StoppableSource):
 
     def request_stop(self, execution: Execution) -> StopReply:
         """Calls `catalog.stop_operation`, after looking at the committed row in the same session."""
-        with self._stopping(execution) as (_, stop):
-            return stop.request()
+        stop: Stop | None = None
+        try:
+            with self._stopping(execution) as (_, stop):
+                return stop.request()
+        except SourceError as exc:
+            if stop is not None and stop.was_made:
+                raise
+            raise NotAsked(str(exc)) from exc
 
     def force_stop(self, execution: Execution) -> StopReply:
         """Ends the run's ISServerExec on this machine, if the catalog shows it as stopping."""
@@ -194,6 +201,7 @@ class CatalogSource(RecordingSource, StoppableSource):
             memory = self._looker.memory
             if memory.is_incomplete:
                 raise IdentityUnknown(f"{self.name}: not all runs are known, and one of them may have its process")
+            stop.check_objection()
             self._hosts.end(row.facts(self.name), session.server, open_runs=memory.open)
             return StopReply.ACCEPTED
 
@@ -324,6 +332,7 @@ class CatalogSource(RecordingSource, StoppableSource):
                         database=self._settings.database,
                         deadline=deadline,
                         pause=self._pause,
+                        objection=self.objection,
                     ),
                 )
             finally:

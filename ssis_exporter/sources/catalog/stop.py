@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ssis_exporter.errors import IdentityUnknown, NoSuchExecution, StopDenied, StopFailed
+from ssis_exporter.errors import IdentityUnknown, NoSuchExecution, NotAsked, StopDenied, StopFailed
 from ssis_exporter.model import Execution, Scope, StopReply
 from ssis_exporter.sources.catalog.deadline import Deadline
 from ssis_exporter.sources.catalog.driver import Called
@@ -85,6 +85,7 @@ class Stop:
         database: str,
         deadline: Deadline,
         pause: Callable[[float], None],
+        objection: Callable[[], str | None] | None,
     ) -> None:
         self._session = session
         self._execution = execution
@@ -92,7 +93,10 @@ class Stop:
         self._database = database
         self._deadline = deadline
         self._pause = pause
+        self._objection = objection
         self._id = int(execution.key.instance_id)
+        self.was_made = False
+        """Whether the server may have heard the request."""
 
     def look(self) -> Row:
         """
@@ -115,6 +119,8 @@ class Stop:
         if row.status != 2:
             raise StopFailed(f"{self._named} has not begun yet ({OPEN[row.status]}); there is nothing to stop")
         for attempt in range(1, TRIES + 1):
+            self.check_objection()
+            self.was_made = True
             refusal = self._call()
             if refusal is None:
                 return StopReply.ACCEPTED
@@ -123,6 +129,12 @@ class Stop:
             log.debug("%s: try %d to stop met %d: %s", self._named, attempt, refusal.number, refusal.text)
             self._pause(min(PAUSE, self._deadline.left))
         raise AssertionError("the last try returns or raises")
+
+    def check_objection(self) -> None:
+        """Right before acting, for connecting and looking may have taken a while. Raises `NotAsked`."""
+        reason = self._objection() if self._objection is not None else None
+        if reason is not None:
+            raise NotAsked(reason)
 
     @property
     def _named(self) -> str:
