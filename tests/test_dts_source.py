@@ -584,6 +584,64 @@ def test_release_that_is_missing(estate: Estate, children: Callable[[], list[psu
         assert 2 == len(children())
 
 
+SERVICES = """
+import json, sys
+from pathlib import Path
+release, here = int(sys.argv[sys.argv.index("--release") + 1]), Path({here!r})
+def say(**what): print(json.dumps(what), flush=True)
+say(hello=1, pid=1, release=release, assembly=f"X, Version={{release // 10}}.0.0.0", elevated=True)
+for line in sys.stdin:
+    number = json.loads(line)["id"]
+    if not (here / str(release)).exists():
+        say(id=number, error={{"type": "DtsRuntimeException", "hresult": 0xC00160AA}})
+    else:
+        running = (here / str(release)).read_text().split()
+        say(id=number, ok={{"running": running, "rows": [{{"instance": one, "name": "Load"}} for one in running]}})
+"""
+"""Each SSIS service that runs is a file with its packages."""
+
+
+def test_what_another_release_does_not_list_has_not_ended(tmp_path: Path, gac: Gac) -> None:
+    """
+    A source whose service is gone while packages run there does not take another release's list for its own, not even
+    after a restart; when nothing ran there, it does.
+    """
+    helper = fake_helper(tmp_path, SERVICES.format(here=str(tmp_path)))
+
+    def services() -> list[int]:
+        return [release for release in (160, 150) if (tmp_path / str(release)).exists()]
+
+    def made() -> DtsSource:
+        return DtsSource("local", settings(gac, helper=helper), patience=QUICK, services=services)
+
+    (tmp_path / "160").write_text("6f0e0000-0000-0000-0000-000000000001")
+    (tmp_path / "150").write_text("")
+    source = made()
+    first = until_answered(source)
+    (tmp_path / "160").unlink()
+    for _ in range(4):
+        with pytest.raises(SourceUnreachable):
+            until_not_starting(source)
+    source.close()
+    later, elsewhere = made(), made()
+    later.resume(first.bookmark, ["6f0e0000-0000-0000-0000-000000000001"])
+    elsewhere.resume(first.bookmark, [])
+    for _ in range(4):
+        with pytest.raises(SourceUnreachable):
+            until_not_starting(later)
+    assert () == until_answered(elsewhere).executions
+    elsewhere.close()
+    (tmp_path / "160").write_text("")
+    none = until_answered(later)
+    (tmp_path / "160").unlink()
+    other = until_answered(later)
+    later.close()
+
+    assert ["Load"] == [run.facts.package_name for run in first.executions]
+    assert () == none.executions == other.executions
+    assert "15.0.0.0" == later.info.version
+
+
 def test_a_helper_outlives_the_thread_that_asked_first(
     estate: Estate, source: DtsSource, children: Callable[[], list[psutil.Process]]
 ) -> None:

@@ -27,7 +27,7 @@ from ssis_exporter.errors import SourceBroken, SourceError, SourceMissing, Sourc
 from ssis_exporter.model import Scope, Snapshot
 from ssis_exporter.sources.dts import DtsSettings, DtsSource
 from ssis_exporter.sources.dts.lifeline import start_options
-from ssis_exporter.sources.dts.services import running_releases
+from ssis_exporter.sources.dts.services import is_installed, running_releases
 from ssis_exporter.sources.dts.source import interpreter
 from ssis_exporter.sources.dts.supervisor import HelperStarting, Patience
 from tests.wine.fake_helper import LINES, LONG, TEXT
@@ -372,9 +372,11 @@ def service() -> Iterator[str]:
 @pytest.mark.skipif(not UNDER_WINE, reason="on a real machine no service is made up")
 def test_releases_are_those_of_services_that_run(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A service that is there and does not run is no release; once it runs, it is, whatever fails at another one.
+    A service that is there and does not run is no release; once it runs, it is, whatever fails at another one. What
+    cannot be asked is taken to be there.
     """
     before = running_releases()
+    installed = is_installed(160), is_installed(150)
     subprocess.run(["sc", "start", service], check=True, timeout=SECONDS)
     until(lambda: running_releases() == [160], "the service")
     ask = psutil.win_service_get
@@ -390,4 +392,6 @@ def test_releases_are_those_of_services_that_run(service: str, monkeypatch: pyte
     beside_trouble = running_releases()
 
     assert [] == before
+    assert (True, False) == installed
     assert [160] == beside_trouble
+    assert is_installed(170)

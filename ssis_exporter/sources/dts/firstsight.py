@@ -3,55 +3,42 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 import msgspec
 
 from ssis_exporter.model import Visibility
-from ssis_exporter.readiness import make_ready
 from ssis_exporter.sources.dts.localtime import Start, utc_start
 
 log = logging.getLogger(__name__)
 
 
-class _Decided(msgspec.Struct, frozen=True, array_like=True):
+class Decided(msgspec.Struct, frozen=True, array_like=True):
+    """When a run began, as far as what was seen decides it."""
+
     at: datetime
     certain: bool
-
-
-make_ready(dict[str, _Decided])
 
 
 class FirstSights:
     """
     What the looks of one source decided about starts.
 
-    Most starts need no memory: the same ticks are the same instant at every look. What was decided by what was seen
-    goes into the bookmark, which the history hands back after a restart; it is empty but for the nights on which the
-    clock is set back.
+    Most starts need no memory: the same ticks are the same instant at every look. What was decided by what was seen is
+    kept over a restart; it is nothing but for the nights on which the clock is set back.
     """
 
     def __init__(self, source: str) -> None:
         self._source = source
-        self._decided: dict[str, _Decided] = {}
-        self._bookmark = ""
+        self._decided: dict[str, Decided] = {}
         self._last_look: datetime | None = None
         self._seen_under: Visibility | None = None
         self._complained = False
 
-    def resume(self, bookmark: str, open_ids: Collection[str]) -> None:
+    def resume(self, decided: Mapping[str, Decided], open_ids: Collection[str]) -> None:
         """What an earlier life decided about the runs that were open then."""
-        if not bookmark:
-            return
-        try:
-            found = msgspec.json.decode(bookmark, type=dict[str, _Decided])
-        except (msgspec.DecodeError, msgspec.ValidationError) as exc:
-            log.debug("source %s: the bookmark cannot be read: %s", self._source, exc)
-            return
-        open_then = set(open_ids)
-        self._decided = {instance: decided for instance, decided in found.items() if instance in open_then}
-        self._bookmark = bookmark
+        self._decided = {instance: decided[instance] for instance in open_ids if instance in decided}
 
     def look(self, visibility: Visibility) -> None:
         """A look begins. One under other rights than the last does not tell what was not there before."""
@@ -66,7 +53,7 @@ class FirstSights:
             return Start(decided.at, certain=decided.certain, rests_on_sight=True)
         start = utc_start(ticks, seen_at=seen_at, not_there_at=self._last_look, is_utc=is_utc)
         if start is not None and start.rests_on_sight:
-            self._decided[instance] = _Decided(start.at, start.certain)
+            self._decided[instance] = Decided(start.at, start.certain)
             if not start.certain and start.at == seen_at and not self._complained:
                 self._complained = True
                 log.warning(
@@ -76,11 +63,9 @@ class FirstSights:
                 )
         return start
 
-    def looked(self, now: datetime, running: Collection[str]) -> str:
-        """A look was whole; the bookmark to hand out with it."""
+    def looked(self, now: datetime, running: Collection[str]) -> Mapping[str, Decided]:
+        """A look was whole; what to keep of it."""
         self._last_look = now
-        if self._decided or self._bookmark:
+        if self._decided:
             self._decided = {instance: decided for instance, decided in self._decided.items() if instance in running}
-            # Not empty again: an empty bookmark would leave the last one standing.
-            self._bookmark = msgspec.json.encode(self._decided).decode()
-        return self._bookmark
+        return self._decided

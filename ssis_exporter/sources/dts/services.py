@@ -37,6 +37,20 @@ def running_releases() -> list[int]:
     return found
 
 
+def is_installed(release: int) -> bool:
+    """Whether the service `MsDtsServer<n>` is here, running or not; where nothing tells, it is taken to be."""
+    if sys.platform == "win32":
+        import psutil  # noqa: PLC0415
+
+        try:
+            psutil.win_service_get(f"MsDtsServer{release}").status()
+        except psutil.NoSuchProcess:
+            return False
+        except (psutil.Error, OSError) as exc:
+            log.debug("the service of release %d cannot be asked: %s", release, exc)
+    return True
+
+
 def machine_names() -> set[str]:
     """This machine's own names, in lower case."""
     full = socket.gethostname().lower()

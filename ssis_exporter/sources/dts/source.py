@@ -35,11 +35,12 @@ from ssis_exporter.model import (
     StopReply,
     Visibility,
 )
+from ssis_exporter.sources.dts.bookmark import Bookmark, from_text, to_text
 from ssis_exporter.sources.dts.firstsight import FirstSights
 from ssis_exporter.sources.dts.hresults import ACCESS_DENIED, error_for
 from ssis_exporter.sources.dts.managed import MICROSOFT_TOKEN
 from ssis_exporter.sources.dts.protocol import NO_IDENTITY, Answer, ListAnswer, Listing, Row, Trouble
-from ssis_exporter.sources.dts.services import KNOWN_RELEASES, checked_server, running_releases
+from ssis_exporter.sources.dts.services import KNOWN_RELEASES, checked_server, is_installed, running_releases
 from ssis_exporter.sources.dts.supervisor import HelperStarting, Patience, Supervisor
 from ssis_exporter.sources.interface import SourceSettings, StoppableSource
 
@@ -90,13 +91,18 @@ class DtsSource(StoppableSource):
         patience: Patience | None = None,
         environment: Mapping[str, str] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        services: Callable[[], Sequence[int]] = running_releases,
     ) -> None:
         super().__init__(name)
         self._settings = settings
         self._now = now
         self._patience = patience if patience is not None else Patience()
         self._server = checked_server(name, settings.server)
+        self._services = services
         self._releases: Sequence[int] = ()
+        self._bound_to: int | None = None
+        """The release whose packages the last look showed: what another one does not list has not ended."""
+
         self._supervisor = Supervisor(name, self._command, environment=environment, patience=self._patience)
         self._info = SourceInfo(kind=self.kind)
         self._facts: dict[str, ExecutionFacts] = {}
@@ -121,8 +127,10 @@ class DtsSource(StoppableSource):
         return self._info
 
     def resume(self, bookmark: str, open_ids: Collection[str]) -> None:
-        """Remembers what an earlier life of the exporter decided about starts that could be either of two."""
-        self._sights.resume(bookmark, open_ids)
+        """Remembers whose packages an earlier life of the exporter saw, and what it decided about their starts."""
+        kept = from_text(self.name, bookmark)
+        self._bound_to = kept.release if open_ids else None
+        self._sights.resume(kept.starts, open_ids)
 
     def snapshot(self) -> Snapshot:
         """Lists the running packages. Raises `SourceError` whenever the API did not answer in full."""
@@ -147,13 +155,14 @@ class DtsSource(StoppableSource):
         if len(facts) > len(executions):
             self._facts = {instance: known for instance, known in facts.items() if instance in running}
             self._stopping = {instance: since for instance, since in self._stopping.items() if instance in running}
-        bookmark = self._sights.looked(now, running)
+        starts = self._sights.looked(now, running)
+        self._bound_to = supervisor.hello.release if running and supervisor.hello is not None else None
         return Snapshot(
             source=self.name,
             taken_at=now,
             visibility=visibility,
             executions=tuple(executions),
-            bookmark=bookmark,
+            bookmark=to_text(Bookmark(self._bound_to, starts)),
         )
 
     def request_stop(self, execution: Execution) -> StopReply:
@@ -292,14 +301,16 @@ class DtsSource(StoppableSource):
         release = supervisor.hello.release if supervisor.hello is not None else None
         error = error_for(self.name, trouble or Trouble("unknown"), release=release)
         if isinstance(error, SourceMissing | SourceUnreachable) and self._releases != self._wanted_releases():
-            log.info("source %s: other SSIS services run than when the helper was started; it is replaced", self.name)
+            log.info("source %s: another SSIS service is to be asked than when the helper was started", self.name)
             supervisor.close()
         return error
 
     def _wanted_releases(self) -> Sequence[int]:
         if self._settings.release is not None:
             return [self._settings.release]
-        return running_releases() or KNOWN_RELEASES
+        if self._bound_to is not None and is_installed(self._bound_to):
+            return [self._bound_to]
+        return self._services() or KNOWN_RELEASES
 
     def _command(self) -> list[str]:
         if self._settings.helper:
