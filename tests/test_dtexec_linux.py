@@ -516,14 +516,20 @@ def test_missing_folder_comes_back(tmp_path: Path) -> None:
     source = source_of(tmp_path / "proc")
     with pytest.raises(SourceError):
         source.snapshot()
-    (tmp_path / "proc").mkdir()
-    add(tmp_path / "proc", 1, "init", ["init"])
-    add(tmp_path / "proc", 7, "dtexec", ["dtexec", "/F", "a.dtsx"])
+    for start, name in ((500, "a"), (600, "b")):
+        shutil.rmtree(tmp_path / "proc", ignore_errors=True)
+        (tmp_path / "proc").mkdir()
+        add(tmp_path / "proc", 1, "init", ["init"])
+        add(tmp_path / "proc", 7, "dtexec", ["dtexec", "/F", f"{name}.dtsx"], start=start)
+        if name == "b":
+            # The folder that is open is gone, with all that was in it.
+            with pytest.raises(SourceMissing):
+                source.snapshot()
 
-    assert ["a"] == names(source)
+        assert [name] == names(source)
     source.close()
     source.close()
-    assert ["a"] == names(source)
+    assert ["b"] == names(source)
 
 
 def test_line_that_is_longer_than_lines_are(proc: Path) -> None:

@@ -38,6 +38,8 @@ class LinuxTable(ProcessTable):
         """Lists the processes and reads of each its name, and of ours the line."""
         census = self._census.take()
         if not census.kin:
+            # What is open may have been unmounted, and mounted again.
+            self._files.close()
             raise SourceMissing(f"{self.path} shows no process, not even this one: is it a mounted proc file system?")
         found = map(self.whole, census.lines)
         return LinuxLook(self, found, census.kin, what_is_seen(self.path, hidden=census.hidden))

@@ -41,6 +41,7 @@ class ProcFiles:
             with os.scandir(folder) as found:
                 return list(found)
         except OSError as exc:
+            self.close()
             raise self.cannot_list(exc) from exc
 
     def read(self, name: str, limit: int) -> bytes:
