@@ -129,6 +129,7 @@ def test_the_command_stops_the_process_behind_one_instance(tmp_path: Path, estat
         ("list dtsthrow 0xC00160AA", 1, ["HRESULT 0xC00160AA", "Start-Service MsDtsServer160"]),
         ("list throw 0x800706BA", 1, ["HRESULT 0x800706BA", "Start-Service MsDtsServer160"]),
         ("list denied", 1, ["HRESULT 0x80070005", "DCOM Config", "Integration Services 16.0", "event 10016"]),
+        ("list dtsthrow 0xC00160AE", 1, ["access denied", "HRESULT 0xC00160AE", "event 10016"]),
         ("ctor throw 0x80040154", 1, ["HRESULT 0x80040154", "not registered for this bitness or release"]),
         ("helper missing", 1, ["HRESULT 0x80070002", "install Integration Services of that release"]),
         ("helper own", 0, ["no elevated administrator", "sees and stops only the packages that it started"]),
