@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 from ssis_exporter import webhook as webhook_module
 from ssis_exporter.addresses import Address
 from ssis_exporter.admission import MAX_BODIES_BYTES
-from ssis_exporter.credentials import Failures, Tokens, bearer
+from ssis_exporter.credentials import Failures, Tokens, bearer, name_is_allowed
 from ssis_exporter.errors import ConfigError, StorageError, TooManyPending
 from ssis_exporter.handlers import MAX_BODY_BYTES
 from ssis_exporter.listening import Listener
@@ -677,6 +677,15 @@ def test_tls_and_a_token(tmp_path: Path, token_file: Path) -> None:
         assert 202 == hook.post(body(), host="etl01.corp.example:10059").status
         assert 401 == hook.post(body(), token=None).status
         assert 403 == hook.post(body(), headers={"Origin": "http://evil.example.com"}).status
+
+
+@pytest.mark.parametrize("certificate", [None, {}])
+@pytest.mark.parametrize("allowed", [(), ("alertmanager.corp.example",)])
+def test_no_certificate_has_no_allowed_name(certificate: dict[str, str] | None, allowed: tuple[str, ...]) -> None:
+    """
+    Also where any name would do.
+    """
+    assert not name_is_allowed(certificate, allowed)
 
 
 @pytest.mark.parametrize(
