@@ -134,7 +134,16 @@ def test_the_command_stops_the_process_behind_one_instance(tmp_path: Path, estat
         ("helper missing", 1, ["HRESULT 0x80070002", "install Integration Services of that release"]),
         ("helper own", 0, ["no elevated administrator", "sees and stops only the packages that it started"]),
     ],
-    ids=["fine", "service stopped", "no RPC", "DCOM", "not registered", "not installed", "not elevated"],
+    ids=[
+        "fine",
+        "service stopped",
+        "no RPC",
+        "DCOM",
+        "DCOM by SSIS",
+        "not registered",
+        "not installed",
+        "not elevated",
+    ],
 )
 def test_check_says_what_is_missing(tmp_path: Path, estate: Estate, fault: str, code: int, says: list[str]) -> None:
     """
