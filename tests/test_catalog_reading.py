@@ -424,7 +424,7 @@ def test_messages_of_a_scale_out_worker_have_no_ids(made: Rig, clock: Clock) -> 
     number = made.estate.add()
     for place in (3, 1, 4, 2, 6, 5):
         made.estate.add_message(None, number, 120, f"worker {place}", at=clock.now + timedelta(minutes=place))
-    made.estate.add_message(9, number, 70, "procedure", at=clock.now + timedelta(minutes=5, seconds=30))
+    made.estate.add_message(9, number, 120, "procedure", at=clock.now + timedelta(minutes=5, seconds=30))
     source = made.source()
     (run,) = source.snapshot().executions
 

@@ -183,10 +183,21 @@ def test_a_late_refusal_is_for_nobody(system: System) -> None:
     system.recover()
     finished(resolver)
 
-    with pytest.raises(SourceUnreachable, match="the name sql01 leads nowhere: Temporary failure"):
-        resolver.addresses("sql01", 1433, WAIT)
     system.fails_with = None
     assert [ONE] == resolver.addresses("sql01", 1433, WAIT)
+
+
+def test_a_refusal_is_told_in_the_systems_words(system: System) -> None:
+    """
+    And the name is asked for again by the next look.
+    """
+    resolver = Resolver(system)
+    system.fails_with = socket.gaierror(-3, "Temporary failure in name resolution")
+    for _ in range(2):
+        with pytest.raises(SourceUnreachable, match="the name sql01 leads nowhere: Temporary failure"):
+            resolver.addresses("sql01", 1433, WAIT)
+
+    assert 2 == system.asked
 
 
 @pytest.mark.parametrize("instance", ["", "SQL2022"])

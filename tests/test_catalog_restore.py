@@ -78,6 +78,20 @@ def test_a_new_row_that_ended_and_is_locked_is_told_when_it_is_committed(made: R
     assert [str(number)] == [end.facts.key.instance_id for end in source.snapshot().ended]
 
 
+def test_a_row_that_vanishes_among_others_leaves_nothing(made: Rig) -> None:
+    """
+    Somebody deleted it: it has no end that could be told, and does not linger.
+    """
+    vanishes, stays = made.estate.add(), made.estate.add()
+    source = made.source()
+    assert {vanishes, stays} == ids(source.snapshot())
+    made.estate.delete(vanishes)
+
+    seen = source.snapshot()
+
+    assert ({stays}, [], False) == (ids(seen), told(seen), seen.incomplete)
+
+
 def test_a_start_that_is_rolled_back_leaves_nothing(made: Rig) -> None:
     """
     A row that vanished again is gone without an end, and the rest needs no second fill.

@@ -44,7 +44,7 @@ class Own:
         self.seconds = seconds
         made.estate.accounts["exporter"].roles = roles or set()
         made.server.before_each = self._answer
-        self.estate = made.estate
+        self.estate, self.server = made.estate, made.server
         self.source = made.source(monotonic=lambda: self.now)
         self.first = self.add()
         complete(self.source)
@@ -76,9 +76,12 @@ def test_where_new_runs_are_hard_to_find_they_are_looked_for_seldom(made: Rig) -
     assert ({own.first}, True) == own.look(after=37)
     assert ({own.first, second}, False) == own.look(after=2)
 
+    own.server.forget()
     own.estate.end(own.first)
     seen = own.source.snapshot()
     assert ({second}, [own.first], True) == (ids(seen), told(seen), seen.incomplete)
+    asked = [one.text for one in own.server.exchanges]
+    assert not [text for text in asked if "TOP (1) e." in text or "execution_id > @" in text]
 
 
 @pytest.mark.parametrize(("seconds", "roles"), [(0.4, set()), (2.0, {"ssis_logreader"})])
@@ -100,13 +103,14 @@ def test_a_restore_is_noticed_while_new_runs_are_not_looked_for(made: Rig) -> No
     The recovery fork is read at every look, and then everything is read anew.
     """
     own = Own(made, seconds=2.0)
-    second = own.add()
-    assert {own.first, second} == own.look()[0]
+    own.estate.next_id += 5000
+    gone = own.add()
+    assert {own.first, gone} == own.look()[0]
     made.server.restore(own.first)
-    for _ in range(5):
-        third = own.add()
+    newer = own.add()
 
-    assert ({own.first, *range(second, third + 1)}, False) == own.look()
+    assert ({own.first, newer}, False) == own.look()
+    assert newer < gone
     assert [] == told(own.source.snapshot())
 
 
