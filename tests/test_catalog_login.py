@@ -430,6 +430,26 @@ def test_an_expired_certificate_is_refused(tmp_path: Path) -> None:
     assert {5} == look(tmp_path, certificate, encrypt=True, verify_certificate=False)
 
 
+def test_a_new_authority_is_taken_at_once(tmp_path: Path) -> None:
+    """
+    A `ca_file` that was written anew counts at the next login, as a new password does; one that is gone is told.
+    """
+    certificate, authority = issue(tmp_path, "server", ip="127.0.0.1")
+    _, other = issue(tmp_path, "other", ip="127.0.0.1")
+    believed = tmp_path / "ca.pem"
+    believed.write_bytes(other.read_bytes())
+    with rig(tmp_path, make_estate(), encryption="on", certificate=certificate) as made:
+        source = made.source(settings=made.settings(encrypt=True, ca_file=believed))
+        with pytest.raises(SourceBroken, match="is not believed"):
+            source.snapshot()
+        believed.write_bytes(authority.read_bytes())
+        assert set() == ids(source.snapshot())
+        source.close()
+        believed.unlink()
+        with pytest.raises(SourceBroken, match="is not a readable PEM file"):
+            source.snapshot()
+
+
 @pytest.fixture
 def lax(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """The tests' server takes what OpenSSL refuses to offer these days."""

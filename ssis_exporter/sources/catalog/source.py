@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Self
 
 from ssis_exporter.errors import (
+    ConfigError,
     IdentityUnknown,
     NotAsked,
     SourceBroken,
@@ -89,7 +90,6 @@ class CatalogSource(RecordingSource, StoppableSource):
         self._monotonic = monotonic
         self._pause = pause
         self._about = f"{name}: {settings.address}"
-        self._tls: Any = None
         self._session: CatalogSession | None = None
         self._is_down = False
         """Whether the newest call failed. What nobody waits for then leaves the server to the next look."""
@@ -108,9 +108,8 @@ class CatalogSource(RecordingSource, StoppableSource):
             need("OpenSSL", extra="catalog", what=f"the source {name} (encrypt: true)")
         check_identity(settings)
         source = cls(name, settings)
-        if settings.encrypt:
-            # Now, so that a ca_file that cannot be read is a sentence at start.
-            source._tls_context()
+        # Now, so that a ca_file that cannot be read is a sentence at start.
+        source._tls_context()
         return source
 
     @property
@@ -257,17 +256,18 @@ class CatalogSource(RecordingSource, StoppableSource):
         return self._counters.read([execution_id for execution_id, _ in longest], deadline)
 
     def _tls_context(self) -> Any:
-        if self._tls is None and self._settings.encrypt:
-            from ssis_exporter.sources.catalog.encryption import make_context  # noqa: PLC0415 - loads OpenSSL
+        """As `ca_file` is now. Raises `ConfigError` where it cannot be used."""
+        if not self._settings.encrypt:
+            return None
+        from ssis_exporter.sources.catalog.encryption import make_context  # noqa: PLC0415 - loads OpenSSL
 
-            ca_file = self._settings.ca_file
-            self._tls = make_context(
-                ca_file=ca_file,
-                ca_written=ca_file.stat().st_mtime_ns if ca_file is not None and ca_file.exists() else 0,
-                verify_host=self._settings.verify_host,
-                verify_certificate=self._settings.verify_certificate,
-            )
-        return self._tls
+        ca_file = self._settings.ca_file
+        return make_context(
+            ca_file=ca_file,
+            ca_written=ca_file.stat().st_mtime_ns if ca_file is not None and ca_file.exists() else 0,
+            verify_host=self._settings.verify_host,
+            verify_certificate=self._settings.verify_certificate,
+        )
 
     def _look(self, deadline: Deadline) -> tuple[CatalogSession, Seen]:
         kept = self._session
@@ -312,7 +312,11 @@ class CatalogSource(RecordingSource, StoppableSource):
         return self._open(deadline)
 
     def _connect(self, deadline: Deadline) -> CatalogSession:
-        return CatalogSession(self._settings, self._tls_context(), deadline)
+        try:
+            tls = self._tls_context()
+        except ConfigError as exc:
+            raise SourceBroken(str(exc)) from exc
+        return CatalogSession(self._settings, tls, deadline)
 
     @contextlib.contextmanager
     def _stopping(self, execution: Execution) -> Iterator[tuple[CatalogSession, Stop]]:
