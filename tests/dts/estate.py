@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,8 +12,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from ssis_exporter.errors import SourceError
+from ssis_exporter.model import Snapshot
 from ssis_exporter.sources.dts import DtsSettings, DtsSource
-from ssis_exporter.sources.dts.supervisor import Patience
+from ssis_exporter.sources.dts.supervisor import HelperStarting, Patience
 from tests.dts.assemblies import Gac
 
 YEAR_ONE = datetime(1, 1, 1)
@@ -125,3 +128,25 @@ def fake_helper(folder: Path, script: str) -> Sequence[str]:
     path = folder / "fake_helper.py"
     path.write_text(script)
     return (sys.executable, str(path))
+
+
+def until_not_starting(source: DtsSource) -> None:
+    """Looks until the helper has started, so that what comes is not about its start."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            source.snapshot()
+        except HelperStarting:
+            continue
+
+
+def until_answered(source: DtsSource) -> Snapshot:
+    """Looks until there is an answer, over pauses and starts."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return source.snapshot()
+        except SourceError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
