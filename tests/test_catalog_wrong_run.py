@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from ssis_exporter.sources.catalog import CatalogSource
 from ssis_exporter.sources.catalog.patience import Patience
 from ssis_exporter.sources.catalog.settings import Credentials
-from tests.catalogs import Rig, make_estate, rig
+from tests.catalogs import Rig, ids, make_estate, rig
 from tests.stopping import EVERYTHING, GRACE, InlineWorker, Scene, play
 from tests.tds.server import ntlm_users
 
@@ -207,3 +207,20 @@ def test_a_run_that_was_asked_on_the_other_server_is_proved_there(made: Rig, tmp
             assert ("stopped", None) == await nominate(scene, scene.time.now())
 
         play(tmp_path / "state", work, sources=["sql01"])
+
+
+@pytest.mark.parametrize("hours", [-3, 3])
+@pytest.mark.parametrize("start", [datetime.min, datetime.max])
+def test_a_start_at_the_end_of_time_hides_no_run(made: Rig, hours: int, start: datetime) -> None:
+    """
+    Whatever a row says, the others are seen.
+    """
+
+    async def work(scene: Scene) -> None:
+        made.estate.now = lambda: scene.time.now() + timedelta(hours=hours)
+        made.estate.add(70, start_time=start.replace(tzinfo=UTC))
+        made.estate.add(71)
+
+        assert {70, 71} == ids(source_of(made, scene).snapshot())
+
+    play(made.folder / "state", work, sources=["sql01"])

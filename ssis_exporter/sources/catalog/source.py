@@ -7,7 +7,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Self
 
@@ -36,7 +35,8 @@ from ssis_exporter.model import (
 from ssis_exporter.sources.catalog.checking import findings, trouble
 from ssis_exporter.sources.catalog.counters import Counters
 from ssis_exporter.sources.catalog.deadline import Deadline
-from ssis_exporter.sources.catalog.hosts import HostsSeen, LocalHosts, make_local_hosts
+from ssis_exporter.sources.catalog.executions import Clocks, execution_of
+from ssis_exporter.sources.catalog.hosts import LocalHosts, make_local_hosts
 from ssis_exporter.sources.catalog.identity import check_identity
 from ssis_exporter.sources.catalog.look import Looker, Seen
 from ssis_exporter.sources.catalog.memory import LOOKBACK, Bookmark, Memory, OpenRun
@@ -122,10 +122,7 @@ class CatalogSource(RecordingSource, StoppableSource):
         deadline = self._deadline()
         with self._telling():
             session, seen = self._look(deadline)
-            now, same_for = self._now(), self._looker.same_for
-            clocks = _Clocks(
-                server=seen.now, ahead=now - seen.now, same_since=None if same_for is None else now - same_for
-            )
+            clocks = Clocks.of(server=seen.now, here=self._now(), same_for=self._looker.same_for)
             memory = self._looker.memory
             hosts = self._hosts.look(memory.open, session.server, all_known=not memory.is_incomplete)
             flows = self._data_flows(deadline)
@@ -134,7 +131,7 @@ class CatalogSource(RecordingSource, StoppableSource):
                 taken_at=seen.now,
                 visibility=seen.visibility,
                 executions=tuple(
-                    _execution(execution_id, run, clocks, hosts, flows) for execution_id, run in memory.open.items()
+                    execution_of(execution_id, run, clocks, hosts, flows) for execution_id, run in memory.open.items()
                 ),
                 hosts_without_row=None if hosts is None else hosts.without_row,
                 ended=seen.ended,
@@ -354,37 +351,6 @@ class CatalogSource(RecordingSource, StoppableSource):
             self._is_down = True
             self.close()
             raise as_source_error(exc, about=self._about) from exc
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Clocks:
-    """The time of a look."""
-
-    server: datetime
-    ahead: timedelta
-    """How far this machine's clock is ahead of the server's."""
-
-    same_since: datetime | None
-    """By this machine's clock, since when the catalog is this one; None where it is not known to have been another."""
-
-
-def _execution(
-    execution_id: int, run: OpenRun, clocks: _Clocks, hosts: HostsSeen | None, flows: Mapping[int, DataFlow]
-) -> Execution:
-    began = run.facts.started_at
-    known_since = clocks.same_since
-    if began is not None:
-        known_since = began + clocks.ahead if known_since is None else max(began + clocks.ahead, known_since)
-    return Execution(
-        facts=run.facts,
-        status=run.status,
-        duration=max(clocks.server - began, timedelta()) if began is not None else timedelta(),
-        stopping_since=run.stopping_since,
-        known_since=known_since,
-        orphaned=hosts is not None and execution_id in hosts.orphans,
-        figures=None if hosts is None else hosts.figures.get(execution_id),
-        data_flow=flows.get(execution_id),
-    )
 
 
 def _start(run: OpenRun) -> datetime:
