@@ -252,3 +252,14 @@ def test_ages_are_forgotten_with_their_processes(estate: Estate) -> None:
 
     assert child.pid not in [seen.pid for seen in table._ages]
     assert portable.ON_WINDOWS is False
+
+
+@pytest.mark.parametrize("listed", [[], [1]])
+def test_list_that_is_not_whole_is_no_answer(monkeypatch: pytest.MonkeyPatch, listed: list[int]) -> None:
+    """
+    This process always runs: a list without it does not say what runs.
+    """
+    monkeypatch.setattr(psutil, "pids", lambda: listed)
+
+    with pytest.raises(SourceBroken, match="not even this process"):
+        DtexecSource("local", table=PortableTable()).snapshot()

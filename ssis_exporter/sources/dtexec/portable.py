@@ -7,6 +7,7 @@ ended but not asked to end.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import defaultdict
@@ -188,6 +189,8 @@ class PortableTable(ProcessTable):
                 continue
             except ProcessHidden:
                 hidden += 1
+        if os.getpid() not in processes:
+            raise SourceBroken("the list of processes is not whole: not even this process is among them")
         self._ages = {seen: self._ages.get(seen) or self._first_age(seen) for seen in found}
         return PortableLook(self, processes, found, hidden)
 
@@ -231,8 +234,6 @@ class PortableTable(ProcessTable):
             import ctypes  # noqa: PLC0415 - there is no windll elsewhere
 
             return bool(ctypes.windll.shell32.IsUserAnAdmin())
-        import os  # noqa: PLC0415
-
         return os.geteuid() == 0
 
     def close(self) -> None:
