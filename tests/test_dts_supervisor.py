@@ -12,7 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -38,6 +38,7 @@ from tests.dts.estate import (
     fake_helper,
     settings,
     source_on,
+    ticks,
     until_answered,
     until_not_starting,
 )
@@ -321,7 +322,8 @@ for line in sys.stdin:
         say(id=number, error={{"type": "DtsRuntimeException", "hresult": 0xC00160AA}})
     else:
         running = (here / str(release)).read_text().split()
-        say(id=number, ok={{"running": running, "rows": [{{"instance": one, "name": "Load"}} for one in running]}})
+        rows = [{{"instance": one, "name": "Load", "start_ticks": {start}}} for one in running]
+        say(id=number, ok={{"running": running, "rows": rows}})
 """
 """Each SSIS service that runs is a file with its packages."""
 
@@ -331,7 +333,8 @@ def test_what_another_release_does_not_list_has_not_ended(tmp_path: Path, gac: G
     A source whose service is gone while packages run there does not take another release's list for its own, not even
     after a restart; when nothing ran there, it does.
     """
-    helper = fake_helper(tmp_path, SERVICES.format(here=str(tmp_path)))
+    began = datetime(2024, 1, 15, 12)
+    helper = fake_helper(tmp_path, SERVICES.format(here=str(tmp_path), start=ticks(began)))
 
     def services() -> list[int]:
         return [release for release in (160, 150) if (tmp_path / str(release)).exists()]
@@ -357,14 +360,16 @@ def test_what_another_release_does_not_list_has_not_ended(tmp_path: Path, gac: G
     assert () == until_answered(elsewhere).executions
     elsewhere.close()
     (tmp_path / "160").write_text("")
-    none = until_answered(later)
+    assert () == until_answered(later).executions
     (tmp_path / "160").unlink()
-    other = until_answered(later)
+    (tmp_path / "150").write_text("6f0e0000-0000-0000-0000-000000000002")
+    [other] = until_answered(later).executions
     later.close()
 
     assert ["Load"] == [run.facts.package_name for run in first.executions]
-    assert () == none.executions == other.executions
     assert "15.0.0.0" == later.info.version
+    # That the other one's list did not show it tells nothing of its start.
+    assert (began.astimezone(), False) == (other.facts.started_at, other.facts.start_uncertain)
 
 
 def test_a_helper_outlives_the_thread_that_asked_first(

@@ -33,17 +33,17 @@ class FirstSights:
         self._source = source
         self._decided: dict[str, Decided] = {}
         self._last_look: datetime | None = None
-        self._seen_under: Visibility | None = None
+        self._seen_under: tuple[Visibility, int] | None = None
         self._complained = False
 
     def resume(self, decided: Mapping[str, Decided], open_ids: Collection[str]) -> None:
         """What an earlier life decided about the runs that were open then."""
         self._decided = {instance: decided[instance] for instance in open_ids if instance in decided}
 
-    def look(self, visibility: Visibility) -> None:
-        """A look begins. One under other rights than the last does not tell what was not there before."""
-        if visibility != self._seen_under:
-            self._seen_under = visibility
+    def look(self, visibility: Visibility, release: int) -> None:
+        """A look begins. One under other rights, or at another release, does not tell what was not there before."""
+        if (visibility, release) != self._seen_under:
+            self._seen_under = visibility, release
             self._last_look = None
 
     def start(self, instance: str, ticks: int, *, seen_at: datetime, is_utc: bool) -> Start | None:

@@ -39,7 +39,7 @@ from ssis_exporter.sources.dts.bookmark import Bookmark, from_text, to_text
 from ssis_exporter.sources.dts.firstsight import FirstSights
 from ssis_exporter.sources.dts.hresults import ACCESS_DENIED, error_for
 from ssis_exporter.sources.dts.managed import MICROSOFT_TOKEN
-from ssis_exporter.sources.dts.protocol import NO_IDENTITY, Answer, ListAnswer, Listing, Row, Trouble
+from ssis_exporter.sources.dts.protocol import NO_IDENTITY, Answer, Hello, ListAnswer, Listing, Row, Trouble
 from ssis_exporter.sources.dts.services import KNOWN_RELEASES, checked_server, is_installed, running_releases
 from ssis_exporter.sources.dts.supervisor import HelperStarting, Patience, Supervisor
 from ssis_exporter.sources.interface import SourceSettings, StoppableSource
@@ -136,12 +136,12 @@ class DtsSource(StoppableSource):
         """Lists the running packages. Raises `SourceError` whenever the API did not answer in full."""
         supervisor = self._supervisor
         answer = supervisor.ask("list", self._list_decoder, limit=self._settings.time_limit, server=self._server)
-        self._take_hello()
+        hello = self._take_hello()
         if answer.ok is None:
             raise self._refused(answer.error)
         now = self._now()
-        visibility = self._visibility()
-        self._sights.look(visibility)
+        visibility = _visibility(hello)
+        self._sights.look(visibility, hello.release)
         running, rows = _told_apart(answer.ok)
         self._learn(rows, now)
         executions = []
@@ -156,7 +156,7 @@ class DtsSource(StoppableSource):
             self._facts = {instance: known for instance, known in facts.items() if instance in running}
             self._stopping = {instance: since for instance, since in self._stopping.items() if instance in running}
         starts = self._sights.looked(now, running)
-        self._bound_to = supervisor.hello.release if running and supervisor.hello is not None else None
+        self._bound_to = hello.release if running else None
         return Snapshot(
             source=self.name,
             taken_at=now,
@@ -271,15 +271,6 @@ class DtsSource(StoppableSource):
             stopping_since=since,
         )
 
-    def _visibility(self) -> Visibility:
-        """An elevated administrator sees every package, anyone else those they started (documented)."""
-        hello = self._supervisor.hello
-        if hello is None or hello.elevated is None:
-            return Visibility(Scope.UNKNOWN)
-        if hello.elevated:
-            return Visibility(Scope.ALL, "elevated administrator")
-        return Visibility(Scope.OWN, "not an elevated administrator")
-
     def _ask(self, do: Literal["stop", "probe"], instance: str | None = None) -> Answer:
         limit = self._settings.time_limit
         answer = self._supervisor.ask(do, self._answer_decoder, limit=limit, server=self._server, instance=instance)
@@ -287,19 +278,20 @@ class DtsSource(StoppableSource):
         self._supervisor.trust()
         return answer
 
-    def _take_hello(self) -> None:
+    def _take_hello(self) -> Hello:
+        """What the helper that has just answered said of itself."""
         hello = self._supervisor.hello
-        if hello is not None:
-            version = hello.assembly.partition("Version=")[2].partition(",")[0]
-            if (hello.machine, version) != (self._info.server, self._info.version):
-                self._info = SourceInfo(kind=self.kind, server=hello.machine, version=version)
+        assert hello is not None
+        version = hello.assembly.partition("Version=")[2].partition(",")[0]
+        if (hello.machine, version) != (self._info.server, self._info.version):
+            self._info = SourceInfo(kind=self.kind, server=hello.machine, version=version)
+        return hello
 
     def _refused(self, trouble: Trouble | None) -> SourceError:
         """The error for a call that failed in the managed API, which the helper told as it should."""
         supervisor = self._supervisor
         supervisor.trust()
-        release = supervisor.hello.release if supervisor.hello is not None else None
-        error = error_for(self.name, trouble or Trouble("unknown"), release=release)
+        error = error_for(self.name, trouble or Trouble("unknown"), release=self._take_hello().release)
         if isinstance(error, SourceMissing | SourceUnreachable) and self._releases != self._wanted_releases():
             log.info("source %s: another SSIS service is to be asked than when the helper was started", self.name)
             supervisor.close()
@@ -324,6 +316,17 @@ class DtsSource(StoppableSource):
         for release in self._releases:
             command += ["--release", str(release)]
         return [*command, "--public-key-token", self._settings.public_key_token]
+
+
+def _visibility(hello: Hello) -> Visibility:
+    """An elevated administrator sees every package, anyone else those they started (documented)."""
+    match hello.elevated:
+        case None:
+            return Visibility(Scope.UNKNOWN)
+        case True:
+            return Visibility(Scope.ALL, "elevated administrator")
+        case False:
+            return Visibility(Scope.OWN, "not an elevated administrator")
 
 
 def _told_apart(listing: Listing) -> tuple[Collection[str], Sequence[Row]]:
