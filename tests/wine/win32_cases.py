@@ -16,6 +16,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ def test_last_words_are_told(source: DtsSource, tmp_path: Path) -> None:
     [
         ("crash", SourceUnreachable, "the helper ended with status 3221225477"),
         ("junk", SourceBroken, "cannot be understood"),
-        ("cut", SourceBroken, "cannot be understood"),
+        ("cut", SourceUnreachable, "the helper ended with status 0"),
         ("no utf-8", SourceBroken, "cannot be understood: 'utf-8' codec"),
         ("lone surrogate", SourceBroken, "cannot be understood"),
         ("wrong id", SourceBroken, "no answer to request"),
@@ -262,6 +263,22 @@ def test_failures_leave_nothing_behind(tmp_path: Path) -> None:
     # A few more or less are Python's own.
     assert me.num_handles() <= handles + 6
     source.close()
+
+
+def test_a_helper_that_hangs_is_given_up(tmp_path: Path) -> None:
+    """
+    When the exporter ends, a look that hangs fails, and its helper is gone.
+    """
+    source = source_in(tmp_path, seconds=600)
+    until(lambda: can_look(source), "a first answer")
+    pid = pid_in(tmp_path / "pid")
+    obey(tmp_path, "hang")
+    with ThreadPoolExecutor(1) as thread:
+        error = thread.submit(failure, source)
+        source.give_up()
+        assert "is closing this source" in str(error.result(SECONDS))
+
+    assert is_gone(pid)
 
 
 def test_what_the_helper_started_ends_with_it(tmp_path: Path) -> None:
