@@ -24,6 +24,8 @@ from ssis_exporter.addresses import Address, parse_address
 from ssis_exporter.alertmessage import AlertMessage, read_message
 from ssis_exporter.cli import exits, run
 from ssis_exporter.cli import stop as stop_command
+from ssis_exporter.cli.standalone import stopping
+from ssis_exporter.config import load_config
 from ssis_exporter.control import ADDRESS, FOLDER, KEY, Control
 from ssis_exporter.errors import StorageLocked
 from ssis_exporter.ledger import NAME
@@ -31,7 +33,7 @@ from ssis_exporter.listening import Listener
 from ssis_exporter.model import StopMode
 from ssis_exporter.policy import Action, Match, Rule
 from tests.serving import LoopThread, loop_thread
-from tests.stopping import Scene
+from tests.stopping import GRACE, Scene
 from tests.test_alertmessage import BODIES, FOREIGN, LABELS, OURS, alert, body
 
 RULES = (
@@ -225,6 +227,26 @@ def test_explain_without_a_service_looks_by_itself(tmp_path: Path, capsys: pytes
     assert exits.OK == run(command)
     assert "decision: refused (no_such_run)" in capsys.readouterr().out
     assert not state.exists()
+
+
+def test_a_command_without_a_service_leaves_alone_what_is_open(tmp_path: Path) -> None:
+    """
+    What an earlier service left open, also in its grace, stays for the next one.
+    """
+
+    async def work() -> list[str]:
+        async with Scene(tmp_path, rules=[GRACE], sources=("sqlprod01",)) as scene:
+            scene.source.start("1")
+            await scene.stopper.submit([scene.nominate("1", "sqlprod01")])
+            await scene.time.advance(1)
+        path = tmp_path / "ssis.yml"
+        path.write_text("sources: [{name: sqlprod01, kind: demo}]\nstop: {rules: []}\n")
+        async with stopping(load_config(path), tmp_path, writes=True) as made:
+            await made.stopper.submit([scene.nominate("none", "sqlprod01")])
+            return [pending.key.instance_id for pending in made.stopper.pending()]
+
+    assert ["none"] == asyncio.run(work())
+    assert "allowed" == [event.kind for event in ledger.read_events(tmp_path) if event.key.instance_id == "1"][-1]
 
 
 def test_without_a_section_stop_nothing_may_be_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tornado.web import Application, RequestHandler
 
 from ssis_exporter.cli import exits
 from ssis_exporter.ledger import NAME
 from tests.installed import Serving, run
+from tests.serving import serving as serving_application
 from tests.test_alertmessage import LABELS, alert, body
 
 TOKEN = "c0ffee5eed0fd1e70ad57001bad1dea5"
@@ -134,6 +136,32 @@ def test_a_reload_changes_mode_and_rules(place: Place) -> None:
         _, answer = post(serving, a_run(serving))
         assert ("refused", "off") == tuple(answer["alerts"][0][key] for key in ("outcome", "reason"))
         assert exits.OK == serving.stop()
+
+
+@pytest.mark.parametrize(
+    ("state", "became"),
+    [("suppressed", "vetoed; its alert is silenced in Alertmanager"), ("active", "would_stop; rule 1 allows it")],
+)
+def test_the_configured_alertmanager_is_asked_for_silences(place: Place, state: str, became: str) -> None:
+    """
+    After the grace, of the address in the configuration, for the alert that nominated.
+    """
+    known: list[dict[str, Any]] = []
+
+    class Alerts(RequestHandler):
+        def get(self) -> None:
+            self.finish(json.dumps(known))
+
+    with serving_application(Application([("/api/v2/alerts", Alerts)])) as alertmanager:
+        url = f"http://127.0.0.1:{alertmanager.port}"
+        text = place.config.read_text().replace("action: stop\n", "action: stop\n      grace: 1s\n")
+        place.config.write_text(f"{text}  alertmanager_url: {url}\n")
+        with Serving(*place.flags) as serving:
+            message = a_run(serving)
+            [sent] = json.loads(message)["alerts"]
+            known.append({"labels": sent["labels"], "status": {"state": state}})
+            assert 202 == post(serving, message)[0]
+            serving.wait_for(became)
 
 
 def test_without_a_section_stop_nothing_listens(tmp_path: Path) -> None:
