@@ -12,6 +12,7 @@ from ssis_exporter.errors import SourceTimeout
 from ssis_exporter.model import Result
 from ssis_exporter.sources.catalog import look as look_module
 from tests.catalogs import Clock, Rig, complete, ids, make_estate, rig, told
+from tests.tds.engine import SqlError
 
 
 @pytest.fixture
@@ -43,6 +44,32 @@ def test_an_id_that_commits_late_is_seen(made: Rig) -> None:
 
     assert {late, other} < ids(seen)
     assert [str(ended)] == [end.facts.key.instance_id for end in seen.ended]
+
+
+@pytest.mark.parametrize("status", [2, 7])
+def test_an_id_that_commits_late_is_seen_although_it_could_not_be_read_at_once(made: Rig, status: int) -> None:
+    """
+    The look that noticed it broke off before its row was read: the next one has it, or its end.
+    """
+    source = made.source()
+    late, other = made.estate.allocate(), made.estate.allocate()
+    made.estate.add(other)
+    source.snapshot()
+    made.estate.add(late, status=status)
+
+    def fail_by_id(text: str) -> None:
+        if "CROSS APPLY" in text:
+            raise SqlError(1205, "deadlocked")
+
+    made.server.before_each = fail_by_id
+    with pytest.raises(SourceTimeout):
+        source.snapshot()
+    made.server.before_each = None
+    seen = source.snapshot()
+
+    assert ({late, other} if status == 2 else {other}) == ids(seen)
+    assert ([] if status == 2 else [late]) == told(seen)
+    assert not seen.incomplete
 
 
 def test_an_end_that_is_rolled_back_was_none(made: Rig) -> None:

@@ -181,6 +181,7 @@ class Looker:
         before = self.memory.go_back(highest=place.highest)
         self._set_aside = before | self._set_aside
         self._take_survivors(queries, before, place.now, deadline)
+        self._new_not_before = 0.0
 
     def _take_survivors(self, queries: Queries, before: dict[int, OpenRun], now: datetime, deadline: Deadline) -> None:
         """The runs that were open before and are the same ones still: they were not gone for a moment."""
@@ -244,9 +245,10 @@ class Looker:
         Returns whether more was asked, and the ids that have no row.
         """
         memory = self.memory
-        late = set(memory.unsure)
         if something_appeared:
-            late |= set(memory.saw_zone(queries.ids_between(memory.floor, memory.highest, deadline)))
+            # Until they are read: the zone will not tell of them once more.
+            memory.unsure |= set(memory.saw_zone(queries.ids_between(memory.floor, memory.highest, deadline)))
+        late = set(memory.unsure)
         rows = queries.by_id(late, deadline, committed=False)
         self._take_new(queries, rows, now, deadline)
         return bool(late) or something_appeared, late - {row.execution_id for row in rows}

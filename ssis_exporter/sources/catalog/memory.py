@@ -115,7 +115,7 @@ class Memory:
         self.is_behind = False
         """Whether there are newer rows than those that were read."""
         self.looked_at: datetime | None = None
-        """The server's clock at the last look that came to its end."""
+        """The server's clock at the last look that came to its end and left nothing newer unread, or at the first."""
         self.ends_since: datetime | None = None
         """Since the catalog became another one: the last look at the one before. None while all ends are told."""
         self._given_before = 0
@@ -194,7 +194,8 @@ class Memory:
         # One that was open is also found where the newest ids are read again.
         each_once = {(end.facts.key, end.facts.created_at): end for end in reversed(self.found_ended)}
         ended, self.found_ended = tuple(each_once.values())[::-1], []
-        self.looked_at = now
+        if self.looked_at is None or not self.is_behind:
+            self.looked_at = now
         if not self.is_behind:
             self.ends_since = None
             self._untold, self._replaced = set(), set()
