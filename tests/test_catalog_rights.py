@@ -114,6 +114,18 @@ def test_a_restore_is_noticed_while_new_runs_are_not_looked_for(made: Rig) -> No
     assert [] == told(own.source.snapshot())
 
 
+def test_a_start_that_is_rolled_back_is_looked_into_at_once(made: Rig) -> None:
+    """
+    The newest ids are read again then, whatever that takes.
+    """
+    own = Own(made, seconds=2.0)
+    ghost = own.add()
+    assert ({own.first, ghost}, False) == own.look()
+    own.estate.delete(ghost)
+
+    assert ({own.first}, False) == own.look(after=60)
+
+
 def test_before_2016_there_is_no_reader_role(tmp_path: Path) -> None:
     """
     `ssis_logreader` says nothing on a release that does not know it.
