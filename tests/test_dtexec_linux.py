@@ -280,8 +280,8 @@ def test_processes_that_may_not_be_read_make_it_partial(proc: Path) -> None:
     """
     Listed and unreadable processes may be anything.
     """
-    assert Scope.ALL is what_is_seen(proc, hidden=0).scope
-    assert Scope.PARTIAL is what_is_seen(proc, hidden=1).scope
+    assert Scope.ALL is what_is_seen(proc, hidden=0, shows_our_namespace=False).scope
+    assert Scope.PARTIAL is what_is_seen(proc, hidden=1, shows_our_namespace=False).scope
 
 
 def test_first_process_that_is_hidden_makes_it_own(proc: Path) -> None:
@@ -290,7 +290,38 @@ def test_first_process_that_is_hidden_makes_it_own(proc: Path) -> None:
     """
     shutil.rmtree(proc / "1")
 
-    assert Scope.OWN is what_is_seen(proc, hidden=0).scope
+    assert Scope.OWN is what_is_seen(proc, hidden=0, shows_our_namespace=False).scope
+
+
+CONTAINER = """
+from pathlib import Path
+from ssis_exporter.sources.dtexec.linux import LinuxTable
+import os, sys
+look = LinuxTable(Path(sys.argv[1])).look()
+print(look.visibility.scope, look.count)
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+print(LinuxTable(Path(sys.argv[1])).look().visibility.scope)
+"""
+
+
+@pytest.mark.parametrize("where", ["/proc", "elsewhere"])
+def test_a_containers_processes_are_not_all(tmp_path: Path, where: str) -> None:
+    """
+    Wherever it is mounted: in its own PID namespace the exporter does not see the machine, and says so.
+    """
+    need_root("to make a PID namespace")
+    path = tmp_path / "proc" if where == "elsewhere" else Path(where)
+    path.mkdir(exist_ok=True)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    script = 'mount -t proc proc /proc && mount -t proc proc "$3" && "$0" -c "$2" "$3"'
+    command = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", script, sys.executable, "-", CONTAINER, str(path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        cannot_run(f"/proc cannot be mounted here: {done.stderr.strip()}")
+
+    assert "" == done.stderr
+    assert ["partial 2", "partial"] == done.stdout.splitlines()
 
 
 def test_run_whose_arguments_are_hidden_makes_it_partial(proc: Path) -> None:

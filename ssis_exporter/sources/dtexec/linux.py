@@ -41,8 +41,8 @@ class LinuxTable(ProcessTable):
             # What is open may have been unmounted, and mounted again.
             self._files.close()
             raise SourceMissing(f"{self.path} shows no process, not even this one: is it a mounted proc file system?")
-        found = map(self.whole, census.lines)
-        return LinuxLook(self, found, census.kin, what_is_seen(self.path, hidden=census.hidden))
+        visibility = what_is_seen(self.path, hidden=census.hidden, shows_our_namespace=self.shows_our_namespace)
+        return LinuxLook(self, map(self.whole, census.lines), census.kin, visibility)
 
     @cached_property
     def boot(self) -> str:

@@ -13,20 +13,21 @@ _FIRST_PID_NAMESPACE = "pid:[4026531836]"
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
-def what_is_seen(proc: Path, *, hidden: int) -> Visibility:
+def what_is_seen(proc: Path, *, hidden: int, shows_our_namespace: bool) -> Visibility:
     """
     What the account sees in this `/proc` now.
 
     `hidden` is how many processes were listed and could not be read (`hidepid=1`). With `hidepid=2` others' processes
-    are not even listed; that pid 1, which always exists, cannot be found tells it.
+    are not even listed; that pid 1, which always exists, cannot be found tells it. `shows_our_namespace` says that this
+    `/proc` is of the exporter's own PID namespace.
     """
     owner = _owner_of_first(proc)
     if owner is None or (owner == os.geteuid() and not _may_trace() and hide_option(proc)):
         return Visibility(Scope.OWN, f"only its own processes are shown to this account in {proc} (hidepid)")
     if hidden:
         return Visibility(Scope.PARTIAL, f"some processes in {proc} may not be read by this account")
-    if proc == Path("/proc") and not _in_first_namespace():
-        return Visibility(Scope.PARTIAL, "only this container's processes (its own PID namespace)")
+    if not _shows_the_machine(proc, shows_our_namespace=shows_our_namespace):
+        return Visibility(Scope.PARTIAL, f"{proc} shows only a container's processes (its own PID namespace)")
     return Visibility(Scope.ALL, f"{proc} shows all processes")
 
 
@@ -71,6 +72,14 @@ def _may_trace() -> bool:
     except (OSError, StopIteration):
         return False
     return bool(int(line.split()[1], 16) >> capability_trace & 1)
+
+
+def _shows_the_machine(proc: Path, *, shows_our_namespace: bool) -> bool:
+    try:
+        return str((proc / "1/ns/pid").readlink()) == _FIRST_PID_NAMESPACE
+    except OSError:
+        # Not everybody may ask that of the first process.
+        return not (shows_our_namespace or proc == Path("/proc")) or _in_first_namespace()
 
 
 def _in_first_namespace() -> bool:
