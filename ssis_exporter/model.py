@@ -155,7 +155,7 @@ class Execution:
     known_since: datetime | None = None
     """
     By this machine's clock, before when nothing that was said under its name can have been about it: it had not begun,
-    or its source was another one (another server under that address, a restore). None where `started_at` says it all.
+    or its source was another one. Told where a stop is decided (`sight`); None where `started_at` says it all.
     """
 
     orphaned: bool = False
@@ -230,6 +230,9 @@ class Snapshot:
     A source that records ends gives one with each snapshot, but while it knows of an end that it has still to report:
     until then its missing runs are taken for open.
     """
+
+    clock_ahead: timedelta | None = None
+    """How far this machine's clock is ahead of the source's; None where that is this machine's own."""
 
     same_since: datetime | None = None
     """

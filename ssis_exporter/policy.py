@@ -250,7 +250,7 @@ def _alert_before_run(asked_since: datetime | None, started_at: datetime, known_
         return None
     earliest = max(started_at, known_since)
     # A time without a zone cannot be compared, so it proves nothing.
-    if asked_since.tzinfo is not None and asked_since >= earliest - CLOCK_TOLERANCE:
+    if asked_since.tzinfo is not None and earliest - asked_since <= CLOCK_TOLERANCE:
         return None
     known = f", known under its name since {earliest.isoformat()}" if earliest > started_at else ""
     text = (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
@@ -86,10 +87,24 @@ def sight(
         case [run]:
             changed = what_changed(before, run.facts) if before is not None else None
             if changed is None:
-                return Seen(run, outcome.visibility)
+                return Seen(replace(run, known_since=_known_since(run, outcome)), outcome.visibility)
             return Another(RefusalReason.IDENTITY_CHANGED, f"{key.instance_id} is another run than before: {changed}")
         case _:
             return Another(RefusalReason.AMBIGUOUS, f"{len(found)} runs bear the name {key.instance_id}")
+
+
+def _known_since(run: Execution, seen: Snapshot) -> datetime | None:
+    """
+    From when on its name can have meant this run, by this machine's clock.
+
+    On a server whose clock is behind, each run seems to have begun long ago.
+    """
+    moments = [] if seen.same_since is None else [seen.same_since]
+    if run.facts.started_at is not None and seen.clock_ahead is not None:
+        # A record can tell of a start at the end of all time.
+        with suppress(OverflowError):
+            moments.append(run.facts.started_at + seen.clock_ahead)
+    return max(moments, default=None)
 
 
 def _not_there(

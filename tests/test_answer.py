@@ -107,13 +107,13 @@ NONSENSE = {
     "detail is none": lambda seen: replace(seen, visibility=replace(seen.visibility, detail=None)),
     "naive moment": lambda seen: replace(seen, taken_at=NAIVE),
     "naive change": lambda seen: replace(seen, same_since=NAIVE),
+    "clocks apart by a number": lambda seen: replace(seen, clock_ahead=5.0),
     "runs are none": lambda seen: replace(seen, executions=None),
     "run is text": lambda seen: replace(seen, executions=("1",)),
     "no facts": with_run(facts=None),
     "status as text": with_run(status="running"),
     "duration as number": with_run(duration=5.0),
     "stopping since naive": with_run(stopping_since=NAIVE),
-    "known since naive": with_run(known_since=NAIVE),
     "figures as dict": with_run(figures={"threads": 1}),
     "threads as text": with_run(figures=Figures(threads="many")),  # type: ignore[arg-type]
     "cpu as number": with_run(figures=Figures(cpu_time=1.5)),  # type: ignore[arg-type]

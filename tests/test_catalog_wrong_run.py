@@ -211,16 +211,20 @@ def test_a_run_that_was_asked_on_the_other_server_is_proved_there(made: Rig, tmp
 
 @pytest.mark.parametrize("hours", [-3, 3])
 @pytest.mark.parametrize("start", [datetime.min, datetime.max])
-def test_a_start_at_the_end_of_time_hides_no_run(made: Rig, hours: int, start: datetime) -> None:
+def test_a_start_at_the_end_of_time_disturbs_nothing(made: Rig, hours: int, start: datetime) -> None:
     """
-    Whatever a row says, the others are seen.
+    Whatever a row says, it is judged, and the others are seen.
     """
 
     async def work(scene: Scene) -> None:
         made.estate.now = lambda: scene.time.now() + timedelta(hours=hours)
         made.estate.add(70, start_time=start.replace(tzinfo=UTC))
         made.estate.add(71)
+        source = source_of(made, scene)
+        scene.workers["sql01"] = InlineWorker(source)
 
-        assert {70, 71} == ids(source_of(made, scene).snapshot())
+        assert {70, 71} == ids(source.snapshot())
+        expected = ("stopped", None) if start == datetime.min else ("refused", "alert_before_run")
+        assert expected == await nominate(scene, scene.time.now())
 
     play(made.folder / "state", work, sources=["sql01"])

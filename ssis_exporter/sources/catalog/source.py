@@ -35,7 +35,7 @@ from ssis_exporter.model import (
 from ssis_exporter.sources.catalog.checking import findings, trouble
 from ssis_exporter.sources.catalog.counters import Counters
 from ssis_exporter.sources.catalog.deadline import Deadline
-from ssis_exporter.sources.catalog.executions import Clocks, execution_of
+from ssis_exporter.sources.catalog.executions import execution_of
 from ssis_exporter.sources.catalog.hosts import LocalHosts, make_local_hosts
 from ssis_exporter.sources.catalog.identity import check_identity
 from ssis_exporter.sources.catalog.look import Looker, Seen
@@ -122,7 +122,7 @@ class CatalogSource(RecordingSource, StoppableSource):
         deadline = self._deadline()
         with self._telling():
             session, seen = self._look(deadline)
-            clocks = Clocks.of(server=seen.now, here=self._now(), same_for=self._looker.same_for)
+            here, same_for = self._now(), self._looker.same_for
             memory = self._looker.memory
             hosts = self._hosts.look(memory.open, session.server, all_known=not memory.is_incomplete)
             flows = self._data_flows(deadline)
@@ -131,13 +131,14 @@ class CatalogSource(RecordingSource, StoppableSource):
                 taken_at=seen.now,
                 visibility=seen.visibility,
                 executions=tuple(
-                    execution_of(execution_id, run, clocks, hosts, flows) for execution_id, run in memory.open.items()
+                    execution_of(execution_id, run, seen.now, hosts, flows) for execution_id, run in memory.open.items()
                 ),
                 hosts_without_row=None if hosts is None else hosts.without_row,
                 ended=seen.ended,
                 records_ends=True,
                 bookmark="" if memory.bookmark is None else str(memory.bookmark),
-                same_since=clocks.same_since,
+                clock_ahead=here - seen.now,
+                same_since=None if same_for is None else here - same_for,
                 incomplete=memory.is_incomplete,
             )
 
