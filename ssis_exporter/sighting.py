@@ -87,7 +87,8 @@ def sight(
         case [run]:
             changed = what_changed(before, run.facts) if before is not None else None
             if changed is None:
-                return Seen(replace(run, known_since=_known_since(run, outcome)), outcome.visibility)
+                known_since = _known_since(run, outcome)
+                return Seen(replace(run, known_since=known_since) if known_since else run, outcome.visibility)
             return Another(RefusalReason.IDENTITY_CHANGED, f"{key.instance_id} is another run than before: {changed}")
         case _:
             return Another(RefusalReason.AMBIGUOUS, f"{len(found)} runs bear the name {key.instance_id}")
