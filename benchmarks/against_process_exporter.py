@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tests.estate import Estate
 
-SIZES = ((200, 10, 0.6), (1000, 100, 0.6), (3000, 1000, 0.25), (3000, 10, 0.6))
+SIZES = ((200, 10, 0.6), (1000, 100, 0.4), (3000, 1000, 0.25), (3000, 10, 0.5))
 """Processes, dtexec among them, and what the ratio should be at most."""
 
 ACCEPT = "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
