@@ -239,9 +239,9 @@ def test_a_process_that_is_not_certainly_the_runs_is_left_alone(
 
 
 @real
-@pytest.mark.parametrize("machine", ["SQL01", "sql01"])
+@pytest.mark.parametrize("machine", ["SQL01", "sql01", None])
 def test_a_process_that_another_run_has_too_is_left_alone(
-    made: Rig, processes: Estate, ticks: Ticks, machine: str
+    made: Rig, processes: Estate, ticks: Ticks, machine: str | None
 ) -> None:
     """
     The one's process ended at once, its number was given out again, and hosts the other by now.
@@ -255,6 +255,21 @@ def test_a_process_that_another_run_has_too_is_left_alone(
     with pytest.raises(IdentityUnknown, match="also that of execution"):
         source.force_stop(run)
     assert process.process.poll() is None
+
+
+@real
+def test_the_same_number_on_another_machine_is_another_process(made: Rig, processes: Estate, ticks: Ticks) -> None:
+    """
+    Where a catalog's runs run on several machines.
+    """
+    process = processes.start("ISServerExec")
+    sticks = start_run(made, process, status=8)
+    start_run(made, process, machine_name="OTHER")
+    source = source_here(made, ticks)
+    run = next(one for one in source.snapshot().executions if one.key.instance_id == str(sticks))
+
+    assert StopReply.ACCEPTED == source.force_stop(run)
+    process.wait()
 
 
 @real

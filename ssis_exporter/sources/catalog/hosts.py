@@ -93,7 +93,8 @@ class LocalHosts:
         what = f"execution {facts.key.instance_id}"
         if self._table is None or not names:
             raise StopUnsupported(f"{what} runs on {facts.machine or 'another machine'}, not on this one")
-        if facts.machine.casefold() not in names | {server.machine.casefold()}:
+        here = names | {server.machine.casefold()}
+        if facts.machine.casefold() not in here:
             raise StopUnsupported(f"{what} runs on {facts.machine or 'an unknown machine'}, not on this one")
         if facts.process_id is None or facts.started_at is None:
             raise IdentityUnknown(f"the process of {what} is not known")
@@ -106,8 +107,8 @@ class LocalHosts:
         if server.engine_process is None or next(iter(look.ancestors(host.pid)), None) != server.engine_process:
             raise IdentityUnknown(f"process {host.pid} was not started by the engine of this catalog")
         for other, run in open_runs.items():
-            same_process = (run.facts.process_id, run.facts.machine.casefold()) == (host.pid, facts.machine.casefold())
-            if same_process and run.facts.key != facts.key:
+            may_be_here = run.facts.machine.casefold() in here | {""}
+            if run.facts.process_id == host.pid and may_be_here and run.facts.key != facts.key:
                 # The number of a process that ended early is given out again, and then two rows name it.
                 raise IdentityUnknown(f"process {host.pid} of {what} is also that of execution {other}")
         self._table.end(host)
