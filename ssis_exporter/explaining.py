@@ -37,7 +37,7 @@ async def explain(asked: Nomination | Door, around: Surroundings, places: Sequen
         return _refused(nomination, RefusalReason.UNKNOWN_SOURCE, "", "no such source is configured here")
     seen = await look_afresh(worker, around.settings().look_timeout, around.wait)
     before, seen_under = (row.facts, row.seen_under) if row is not None else (None, None)
-    named_at = row.requested_at or row.nominated_at if row is not None else None
+    named_at = row.requested_at or row.nominated_at if row is not None and row.is_open else None
     match sight(nomination.key, seen, before=before, seen_under=seen_under, named_at=named_at):
         case Gone() as gone:
             return await _not_there(nomination, gone, row, worker, around)
