@@ -338,6 +338,21 @@ def test_no_query_scans_and_none_asks_for_locks(made: Rig) -> None:
     assert {("READ UNCOMMITTED", "1000", "LOW"), ("READ COMMITTED", "100", "LOW")} == how
 
 
+def test_what_reads_many_rows_takes_one_core_of_the_server(made: Rig) -> None:
+    """
+    The first fill and the past are read in the background; nothing that one scrape waits for needs more than one.
+    """
+    made.estate.fill(range(1, 600), status=7)
+    source = made.source()
+    complete(source)
+    source.past("")
+
+    texts = [one.text for one in made.server.exchanges if "@low" in one.text or "@below" in one.text]
+
+    assert 2 <= len(texts)
+    assert all(text.endswith(" OPTION (MAXDOP 1)") for text in texts)
+
+
 def test_the_text_of_a_look_never_changes(made: Rig) -> None:
     """
     One plan in the server's cache serves every look, whatever is open.

@@ -194,6 +194,8 @@ class Engine:
         if "LIMIT" in {token.upper() for token in text.split()}:
             raise SqlError(102, "Incorrect syntax near 'LIMIT'.", severity=15)
         declared = {parameter.name.lstrip("@"): parameter.type_name for parameter in parameters}
+        # MAXDOP and the like are for the server alone.
+        tree.set("options", None)
         tables = self._check_tables(tree)
         self._check_names(tree, tables, declared)
         self._check_functions(tree)

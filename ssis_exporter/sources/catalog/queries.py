@@ -46,6 +46,9 @@ ASKED_AT_ONCE = 800
 FRESH_AT_ONCE = 500
 """Rows of new executions in one statement; also of old ones, for the history."""
 
+ONE_CORE = " OPTION (MAXDOP 1)"
+"""On what reads many rows, in the background: a server must not put all its cores to it."""
+
 STATE = (
     "e.status + CASE WHEN e.process_id IS NULL THEN 0 ELSE 16 END + CASE WHEN e.start_time IS NULL THEN 0 ELSE 32 END"
 )
@@ -170,7 +173,7 @@ class Queries:
         self._by_id = f"{_ASKED}SELECT {own} FROM asked CROSS {row}"
         self._open_between = (
             f"SELECT {own} FROM catalog.executions AS e WHERE e.execution_id >= @low AND e.execution_id < @high"
-            f" AND e.status IN ({OPEN_CODES})"
+            f" AND e.status IN ({OPEN_CODES}){ONE_CORE}"
         )
 
     def look(self, seen: int, floor: int, asked: Sequence[tuple[int, int]], deadline: Deadline) -> Answer:
@@ -245,7 +248,7 @@ class Queries:
         """The newest runs below an id, newest first."""
         sql = (
             f"SELECT TOP ({FRESH_AT_ONCE}) {self.columns.select('e')} FROM catalog.executions AS e"
-            " WHERE e.execution_id < @below ORDER BY e.execution_id DESC"
+            f" WHERE e.execution_id < @below ORDER BY e.execution_id DESC{ONE_CORE}"
         )
         rows = _results(self._connection.query(sql, [("below", "bigint", below)], deadline), 1)[0]
         return [self.columns.row(values) for values in rows]
