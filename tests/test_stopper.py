@@ -26,6 +26,7 @@ from ssis_exporter.model import (
     RefusalReason,
     Result,
     Scope,
+    Snapshot,
     StopOutcome,
     StopReply,
     Visibility,
@@ -303,6 +304,32 @@ def test_a_source_that_hangs_stops_nothing_later(tmp_path: Path) -> None:
         scene.workers["local"].go_on()
         await scene.time.advance(3600)
         assert [] == scene.source.stop_requests
+
+    play(tmp_path, work)
+
+
+def test_evidence_that_does_not_come_delays_no_stop_for_long(tmp_path: Path) -> None:
+    """
+    The source hangs right after the look: ten seconds later the way goes on, without a record.
+    """
+
+    async def work(scene: Scene) -> None:
+        look = scene.source.snapshot
+
+        def last_look() -> Snapshot:
+            scene.workers["local"].hangs = True
+            scene.source.snapshot = look  # type: ignore[method-assign]
+            return look()
+
+        scene.source.snapshot = last_look  # type: ignore[method-assign]
+        scene.source.start("1")
+        await scene.stopper.submit([scene.nominate("1")])
+        await scene.time.advance(9)
+        assert "requested" not in kinds(tmp_path)
+        await scene.time.advance(2)
+        assert "requested" == kinds(tmp_path)[-1]
+        scene.workers["local"].go_on()
+        assert "stopped" == await scene.outcome("1")
 
     play(tmp_path, work)
 
