@@ -72,8 +72,19 @@ class World:
         return self.made.source(lookback=LOOKBACK, monotonic=lambda: next(self.ticks) / 1000)
 
     def fail_now_and_then(self, text: str) -> None:
-        """A question fails, also in the middle of a look: it gave way in a deadlock, or its rows moved."""
-        if not text.startswith("SET ") and self.chance.random() < 0.02:
+        """
+        A question fails, also in the middle of a look: it gave way in a deadlock, its rows moved, or the next one, or
+        the answer to this one, is cut off.
+        """
+        happens = self.chance.random()
+        faults = self.made.server.faults
+        if text.startswith("SET ") or happens > 0.03:
+            return
+        if happens > 0.02:
+            faults.cut = 1
+        elif happens > 0.01:
+            faults.cut_midway = 1
+        else:
             raise SqlError(self.chance.choice((601, 1205)), "told to fail")
 
     def open_rows(self) -> list[int]:
