@@ -234,6 +234,9 @@ class Snapshot:
     clock_ahead: timedelta | None = None
     """How far this machine's clock is ahead of the source's; None where that is this machine's own."""
 
+    set_forward: tuple[tuple[datetime, timedelta], ...] = ()
+    """When the source's own clock was set forward: what it showed right before, and by how much at least."""
+
     same_since: datetime | None = None
     """
     By this machine's clock, since when the source leads to what it leads to now; before, it was another one (another

@@ -87,11 +87,19 @@ def sight(
         case [run]:
             changed = what_changed(before, run.facts) if before is not None else None
             if changed is None:
-                known_since = _known_since(run, outcome)
-                return Seen(replace(run, known_since=known_since) if known_since else run, outcome.visibility)
+                return Seen(_by_this_clock(run, outcome), outcome.visibility)
             return Another(RefusalReason.IDENTITY_CHANGED, f"{key.instance_id} is another run than before: {changed}")
         case _:
             return Another(RefusalReason.AMBIGUOUS, f"{len(found)} runs bear the name {key.instance_id}")
+
+
+def _by_this_clock(run: Execution, seen: Snapshot) -> Execution:
+    """The run as it is judged: a source's clock that is behind, or was set, makes it no older."""
+    known_since, began = _known_since(run, seen), run.facts.started_at
+    too_old = sum((by for shown, by in seen.set_forward if began is not None and began <= shown), timedelta())
+    if known_since is None and not too_old:
+        return run
+    return replace(run, known_since=known_since, duration=max(run.duration - too_old, timedelta()))
 
 
 def _known_since(run: Execution, seen: Snapshot) -> datetime | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from ssis_exporter.sources.catalog import CatalogSource
+from ssis_exporter.sources.catalog.look import ServerClock
 from ssis_exporter.sources.catalog.patience import Patience
 from ssis_exporter.sources.catalog.settings import Credentials
 from tests.catalogs import Rig, ids, make_estate, rig
@@ -207,6 +209,52 @@ def test_a_run_that_was_asked_on_the_other_server_is_proved_there(made: Rig, tmp
             assert ("stopped", None) == await nominate(scene, scene.time.now())
 
         play(tmp_path / "state", work, sources=["sql01"])
+
+
+@pytest.mark.parametrize("jump", [0, 3])
+def test_a_servers_clock_that_is_set_forward_makes_no_run_old_enough(made: Rig, jump: int) -> None:
+    """
+    Ten minutes old, and three hours by the server from one look to the next: it has still to wait.
+    """
+    behind = timedelta(hours=jump)
+
+    async def work(scene: Scene) -> None:
+        shift = -behind
+        made.estate.now = lambda: scene.time.now() + shift
+        made.estate.add(70)
+        source = source_of(made, scene)
+        scene.workers["sql01"] = InlineWorker(source)
+        for _ in range(10):
+            source.snapshot()
+            await scene.time.advance(60)
+        shift = timedelta()
+
+        assert ("refused", "too_young") == await nominate(scene, scene.time.now())
+        [run] = source.snapshot().executions
+        assert timedelta(minutes=10) + behind == run.duration
+        await scene.time.advance(25 * 60)
+        assert ("stopped", None) == await nominate(scene, scene.time.now())
+
+    play(
+        made.folder / "state", work, sources=["sql01"], rules=[replace(EVERYTHING, min_duration=timedelta(minutes=30))]
+    )
+
+
+def test_a_slow_look_is_no_clock_that_was_set() -> None:
+    """
+    Only what cannot be explained by when the server read its clock counts; a clock that is set back makes nobody older.
+    """
+    moment = datetime(2026, 3, 1, 8, tzinfo=UTC)
+    clock = ServerClock("sql01")
+    for seconds, asked_at, told_at in ((0, 0, 60), (60, 60, 61), (64, 61, 121), (-3600, 121, 122), (-3590, 132, 132)):
+        clock.shown(moment + timedelta(seconds=seconds), asked_at=asked_at, told_at=told_at)
+    assert () == clock.set_forward
+
+    for _ in range(50):
+        clock.shown(moment, asked_at=132, told_at=132)
+        clock.shown(moment + timedelta(hours=1), asked_at=132, told_at=132)
+    assert 20 == len(clock.set_forward)
+    assert (moment, timedelta(hours=1)) == clock.set_forward[-1]
 
 
 @pytest.mark.parametrize("hours", [-3, 3])

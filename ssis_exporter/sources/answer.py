@@ -56,6 +56,10 @@ class AnswerCheck:
             _check_moment("same_since", seen.same_since)
         if not isinstance(seen.clock_ahead, timedelta | None):
             raise TypeError("clock_ahead is no timedelta")
+        for shown, by in seen.set_forward:
+            _check_moment("set_forward", shown)
+            if not isinstance(by, timedelta):
+                raise TypeError("set_forward tells no timedelta")
         known, checked = self._checked, {}
         for run in seen.executions:
             # Every run at every look passes here, and almost all of them are made of the same types.

@@ -35,6 +35,13 @@ CREATED_EVERY = 60.0
 """Seconds between questions for runs that have been waiting in `created` for long."""
 
 
+CLOCK_STEP = timedelta(seconds=5)
+"""By how much a server's clock must have run ahead between two looks to have been set."""
+
+MOST_STEPS = 20
+"""Settings of the clock that are remembered."""
+
+
 @dataclass(slots=True)
 class Seen:
     """What a look found beside the open runs, which are in the memory."""
@@ -43,6 +50,27 @@ class Seen:
     """By the server's clock."""
     visibility: Visibility
     ended: tuple[EndedExecution, ...] = ()
+
+
+class ServerClock:
+    """Notices when the server's clock is set forward between two looks, by this machine's clock that nobody can set."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self.set_forward: tuple[tuple[datetime, timedelta], ...] = ()
+        self._before: tuple[datetime, float] | None = None
+
+    def shown(self, now: datetime, *, asked_at: float, told_at: float) -> None:
+        """It showed `now` at some moment between these two."""
+        if self._before is not None:
+            before, then = self._before
+            by = now - before - timedelta(seconds=told_at - then)
+            if by >= CLOCK_STEP:
+                log.warning(
+                    "source %s: the server's clock was set forward by %s, or this machine slept", self._source, by
+                )
+                self.set_forward = (*self.set_forward, (now - by, by))[-MOST_STEPS:]
+        self._before = (now, asked_at)
 
 
 class Looker:
@@ -59,6 +87,12 @@ class Looker:
         """The server's clock as last seen; only to tell who is young."""
         self._set_aside: dict[int, OpenRun] = {}
         self._became_another_at: float | None = None
+        self._clock = ServerClock(source)
+
+    @property
+    def set_forward(self) -> tuple[tuple[datetime, timedelta], ...]:
+        """See `Snapshot.set_forward`."""
+        return self._clock.set_forward
 
     @property
     def same_for(self) -> timedelta | None:
@@ -75,14 +109,17 @@ class Looker:
         is true after that as well: what was not read is as it was.
         """
         self._set_aside = {}
+        began = self._monotonic()
         try:
-            return self._look(queries, deadline)
+            seen = self._look(queries, deadline)
         except BaseException:
             if self._set_aside:
                 # Began anew and did not come to its end: the next look begins anew again, and knows all that was open.
                 self.memory.open = self._set_aside | self.memory.open
                 self.memory.origin = None
             raise
+        self._clock.shown(seen.now, asked_at=began, told_at=self._monotonic())
+        return seen
 
     def _look(self, queries: Queries, deadline: Deadline) -> Seen:
         memory = self.memory
@@ -167,6 +204,7 @@ class Looker:
         went_back = memory.origin is not None and place.highest < memory.floor
         if went_back or memory.last_origin not in ("", place.origin.digest):
             self._became_another_at = self._monotonic()
+            self._clock = ServerClock(self._source)
         if memory.origin is not None:
             log.info("source %s: the catalog is another one or was restored; reading it anew", self._source)
         before = memory.start_over(origin=place.origin, rights=place.rights, highest=place.highest, lowest=lowest)

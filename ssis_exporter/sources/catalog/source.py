@@ -138,6 +138,7 @@ class CatalogSource(RecordingSource, StoppableSource):
                 records_ends=True,
                 bookmark="" if memory.bookmark is None else str(memory.bookmark),
                 clock_ahead=here - seen.now,
+                set_forward=self._looker.set_forward,
                 same_since=None if same_for is None else here - same_for,
                 incomplete=memory.is_incomplete,
             )
