@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import shutil
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ssis_exporter.errors import SourceBroken
+from ssis_exporter.model import Scope
 from ssis_exporter.sources.dtexec.linux import LinuxTable
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has such files")
@@ -145,6 +148,36 @@ def test_what_is_known_of_parents_is_compared_with_their_lines(proc: Path) -> No
     write(proc / "8", 8, "below", 1)
 
     assert {7: []} == found(table)[2]
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+@pytest.mark.parametrize("number", [errno.ESRCH, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOMEM])
+def test_read_that_fails(proc: Path, monkeypatch: pytest.MonkeyPatch, number: int, is_known: bool) -> None:
+    """
+    What ended is not there, what is forbidden is counted, and anything else ends the look: nobody says nothing runs.
+    """
+    put(proc, 7, "sleeper")
+    table = LinuxTable(proc)
+    if is_known:
+        table.look()
+    really_read = os.read
+
+    def read(file: int, size: int) -> bytes:
+        if os.readlink(f"/proc/self/fd/{file}") == str(proc / ("7/comm" if is_known else "7/stat")):
+            raise OSError(number, "told so")
+        return really_read(file, size)
+
+    monkeypatch.setattr(os, "read", read)
+    if number in (errno.EIO, errno.ENOMEM):
+        with pytest.raises(SourceBroken, match="told so"):
+            table.look()
+    else:
+        look = table.look()
+        assert 1 == look.count
+        assert (number == errno.ESRCH) == (look.visibility.scope is Scope.ALL)
+    monkeypatch.undo()
+
+    assert 2 == table.look().count
 
 
 def test_line_that_is_none_ends_the_look(proc: Path) -> None:
