@@ -270,6 +270,20 @@ def test_an_answer_that_breaks_off_is_the_end_of_its_helper(tmp_path: Path, gac:
     source.close()
 
 
+def test_a_helper_that_closes_its_output_and_lives(
+    tmp_path: Path, gac: Gac, children: Callable[[], list[psutil.Process]]
+) -> None:
+    """
+    It is ended, and its exit status, which is ours then, is not told as its own.
+    """
+    script = f"{HELLO}; import os, time; os.close(1); time.sleep(600)"
+    source = DtsSource("local", settings(gac, helper=fake_helper(tmp_path, script)), patience=QUICK)
+    with pytest.raises(SourceUnreachable, match=r"closed its output and was ended$"):
+        until_not_starting(source)
+
+    assert [] == children()
+
+
 def test_a_line_without_end_is_read_no_further(tmp_path: Path, gac: Gac) -> None:
     """
     A helper that writes on and on within one line is ended, and what it wrote does not pile up in the exporter.

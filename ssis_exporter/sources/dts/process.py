@@ -83,11 +83,14 @@ class HelperProcess:
         except OSError as exc:
             log.debug("the helper does not take requests: %s", exc)
 
-    def wait_for_its_end(self) -> None:
-        """A moment for one whose output has ended to end by itself, so that its exit status is its own."""
+    def ends_by_itself(self) -> bool:
+        """Whether one whose output has ended does so within a moment: its exit status is then its own."""
         until = time.monotonic() + END_SECONDS
-        while not self._lifeline.has_ended() and time.monotonic() < until:
+        while not self._lifeline.has_ended():
+            if time.monotonic() > until:
+                return False
             time.sleep(0.01)
+        return True
 
     def end(self) -> int | None:
         """Ends it and what it started, lets go of all that belonged to it; its exit status, as far as there is one."""

@@ -197,10 +197,11 @@ class Supervisor:
             return line
         if self._is_given_up():
             raise self._failed(SourceUnreachable(f"{self._source}: the exporter is closing this source"))
-        process.wait_for_its_end()
+        is_its_own = process.ends_by_itself()
         status = self._end()
+        how = f"ended with status {status}" if is_its_own else "closed its output and was ended"
         words = f": {process.last_words}" if process.last_words else ""
-        raise self._failed(SourceUnreachable(f"{self._source}: the helper ended with status {status}{words}"))
+        raise self._failed(SourceUnreachable(f"{self._source}: the helper {how}{words}"))
 
     def _is_given_up(self) -> bool:
         return self._given_up and self._asking != "stop"
