@@ -39,12 +39,13 @@ def trouble(settings: CatalogSettings, exc: SourceError) -> Finding:
 def _let_in(settings: CatalogSettings) -> str:
     auth = settings.auth
     if not isinstance(auth, Credentials):
-        return let_account_in("DOMAIN\\account", settings.database)
+        return let_account_in("DOMAIN\\account", settings.database, is_guess=True)
     if not auth.is_windows:
         return let_login_in(auth.user, settings.database)
+    if "\\" in auth.user:
+        return let_account_in(auth.user, settings.database, is_guess=False)
     # The server knows no account by its principal name.
-    name = auth.user if "\\" in auth.user else "DOMAIN\\" + auth.user.partition("@")[0]
-    return let_account_in(name, settings.database)
+    return let_account_in("DOMAIN\\" + auth.user.partition("@")[0], settings.database, is_guess=True)
 
 
 def _encryption(settings: CatalogSettings) -> Iterator[Finding]:

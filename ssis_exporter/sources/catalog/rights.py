@@ -65,10 +65,10 @@ def let_login_in(login: str, database: str) -> str:
     return _grant(database, user, "ssis_logreader", login) + BEFORE_2016
 
 
-def let_account_in(account: str, database: str) -> str:
-    """T-SQL that lets an account of Windows into the database, and see every run; its name may be a guess."""
+def let_account_in(account: str, database: str, *, is_guess: bool) -> str:
+    """T-SQL that lets an account of Windows into the database, and see every run."""
     text = _grant(database, _make_user(account), "ssis_logreader", account) + BEFORE_2016
-    return f"-- {account} stands for the account as the server knows it\n{text}"
+    return f"-- {account} stands for the account as the server knows it\n{text}" if is_guess else text
 
 
 BEFORE_2016 = "  -- before SQL Server 2016: ssis_admin"
