@@ -128,8 +128,10 @@ def render(families: Iterable[Metric], registry: CollectorRegistry | None, forma
             continue
         name = family.definition.name
         lines.append(own_head(family.definition))
-        for texts, values in _in_parts(family.texts, family.values):
-            _add_series(lines, name, texts, values)
+        texts, values = family.texts, family.values
+        # Nearly every family is one part, which nothing is copied for.
+        for part_texts, part_values in ((texts, values),) if len(values) <= CHUNK_LINES else _parts(texts, values):
+            _add_series(lines, name, part_texts, part_values)
             if len(lines) >= CHUNK_LINES:
                 yield "".join(lines).encode()
                 lines.clear()
@@ -183,10 +185,8 @@ def _openmetrics_head(name: str, documentation: str, kind: str, unit: str) -> st
     return f"# HELP {name} {escape(documentation)}\n# TYPE {name} {kind}\n{unit_line}"
 
 
-def _in_parts(texts: Sequence[str], values: Sequence[float]) -> Iterable[tuple[Sequence[str], Sequence[float]]]:
-    """What is encoded at a time. Nearly every family is one part, which nothing is copied for."""
-    if len(values) <= CHUNK_LINES:
-        return ((texts, values),) if values else ()
+def _parts(texts: Sequence[str], values: Sequence[float]) -> Iterator[tuple[Sequence[str], Sequence[float]]]:
+    """What is encoded at a time."""
     starts = range(0, len(values), CHUNK_LINES)
     return ((texts[first : first + CHUNK_LINES], values[first : first + CHUNK_LINES]) for first in starts)
 
@@ -199,7 +199,7 @@ def _add_series(lines: list[str], name: str, texts: Sequence[str], values: Seque
             for text, value in zip(texts, values, strict=True)
         ]
     # A page of few runs has many families of one line or ten: a loop begins faster than a comprehension.
-    elif texts[0]:
+    elif texts and texts[0]:
         for text, value in zip(texts, values):  # noqa: B905 - asking for it costs as much as a line
             lines.append(f"{name}{{{text}}} {value!r}\n")
     else:
