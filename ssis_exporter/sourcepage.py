@@ -46,8 +46,8 @@ class Page(dict[Definition, Family]):
 
     def add_column(self, definition: Definition, texts: Sequence[str], values: Sequence[float | None]) -> None:
         """Adds one series per text, but none where the value is unknown."""
-        if not set(map(type, values)) <= _PLAIN:
-            known = [(text, _plain(value)) for text, value in zip(texts, values, strict=True) if value is not None]
+        if None in values:
+            known = [(text, value) for text, value in zip(texts, values, strict=True) if value is not None]
             texts, values = [text for text, _ in known], [value for _, value in known]
         if texts:
             self[definition].extend(texts, cast("Sequence[float]", values))
@@ -60,11 +60,19 @@ class Page(dict[Definition, Family]):
                 mine.extend(family.texts, family.values)
 
     def check(self) -> None:
-        """Raises for what is no number, and for infinite ones: one such series would make the whole page unreadable."""
+        """
+        Raises for what is no number, and for infinite ones: one such series would make the whole page unreadable.
+
+        So would a number with a spelling of its own, and a truth value: what is written is a plain one.
+        """
+        columns = [family.values for family in self.values()]
         # fsum refuses what is no number.
-        if not math.isfinite(math.fsum(chain.from_iterable([family.values for family in self.values()]))):
+        if not math.isfinite(math.fsum(chain.from_iterable(columns))):
             names = [each.definition.name for each in self.values() if not math.isfinite(math.fsum(each.values))]
             raise ValueError(f"{', '.join(names)} is not finite")
+        if not set(map(type, chain.from_iterable(columns))) <= _PLAIN:
+            for family in self.values():
+                family.values = [int(it) if isinstance(it, int) else float(it) for it in family.values]
 
 
 def add_how_it_went(page: Page, source: str, reading: Reading, *, up: bool) -> None:
@@ -161,12 +169,3 @@ def _add_data_flows(page: Page, shown: Shown) -> None:
     page.add_column(metrics.BUFFERS_IN_USE, texts, [it.buffers_in_use for it in flows])
     page.add_column(metrics.BUFFERS_SPOOLED, texts, [it.buffers_spooled for it in flows])
     page.add_column(metrics.BUFFER_MEMORY, texts, [it.buffer_memory_bytes for it in flows])
-
-
-def _plain(value: float) -> float:
-    """A truth value, or a number with a spelling of its own, would not be written as a number."""
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value)
-    raise TypeError(f"{type(value).__name__} is no number")
