@@ -106,6 +106,7 @@ class Seen:
             for instance, labels in page.runs("processes").items()
             if labels["package_name"].startswith(machine.prefix)
         }
+        self.pids = self.by_dts | self.by_dtexec
         self.dts_is_up = page.value("ssis_up", source="local") == 1
         self.ambiguous = page.value("ssis_ambiguous_executions", source="processes") or 0
 
@@ -146,6 +147,16 @@ def test_each_run_counts_once(tmp_path: Path) -> None:
     assert len(shown_twice) < RUNS / 2
 
 
+def stories(machine: Machine, seen: Seen, hidden: Run) -> list[str]:
+    """Of every run of the name of one that is not shown, what is known: which of them took its place?"""
+    return [
+        f"{run.pid} ended {run.has_ended}, in the API {run.package in machine.estate.packages}, "
+        f"shown by dts {run.pid in seen.by_dts}, by dtexec {run.pid in seen.by_dtexec}"
+        for run in machine.runs
+        if run.package.name == hidden.package.name
+    ]
+
+
 def watch(machine: Machine, exporter: Served, state: Path) -> set[int]:
     """Scrapes while the runs come and go; those that were ever shown by both."""
     shown_twice: set[int] = set()
@@ -157,7 +168,7 @@ def watch(machine: Machine, exporter: Served, state: Path) -> set[int]:
         if seen.dts_is_up:
             twice = seen.by_dts & seen.by_dtexec
             assert len(twice) <= seen.ambiguous
-            assert alive <= seen.by_dts | seen.by_dtexec
+            assert [] == [stories(machine, seen, run) for run in machine.runs if run.pid in alive - seen.pids]
             shown_twice |= twice
             owned_by_dts = (seen.by_dts - seen.by_dtexec) & alive
         else:
