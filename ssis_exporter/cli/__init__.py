@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import io
 import logging
@@ -50,6 +51,18 @@ class Commands(click.Group):
             return None
         command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As ever; a slip gets the likely command with its refusal, as options do."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as exc:
+            likely = difflib.get_close_matches(args[0].lower(), COMMANDS, n=1)
+            if likely:
+                ctx.fail(f"{exc.message} Did you mean '{likely[0]}'?")
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in `--help`, without importing any command."""

@@ -48,7 +48,12 @@ Mode: TypeAlias = Literal["off", "dry-run", "armed"]
     help="Take requests to stop runs that are older than an hour: record them, or obey.",
 )
 @options.web_options
-@options.storage_option
+@click.option(
+    "--storage.path",
+    "storage_path",
+    type=options.FILE,
+    help="Folder for what must survive a restart.  [default: a new one, gone afterwards]",
+)
 @options.log_options("info")
 def command(
     *,

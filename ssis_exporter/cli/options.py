@@ -69,7 +69,7 @@ def config_option(command: F) -> F:
         "--config.file",
         "config_file",
         type=FILE,
-        help="Configuration file; without one, processes named dtexec are read.",
+        help="Configuration file; without one, the packages that run on this machine outside a catalog are read.",
     )(command)
 
 
