@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -57,8 +58,19 @@ class SourceConfig:
 
     def build(self) -> Source:
         """The source itself; nothing is opened yet. Raises `ConfigError` or `MissingExtra` with one sentence."""
-        try:
+        with self._told_where():
             return self.source_class.from_settings(self.name, self.settings)
+
+    def check_files(self) -> None:
+        """Reads the files that it names, and asks no server. Raises as `build` does."""
+        source = self.build()
+        with self._told_where():
+            source.check_files()
+
+    @contextmanager
+    def _told_where(self) -> Iterator[None]:
+        try:
+            yield
         except SsisExporterError as exc:
             if not self.where:
                 raise

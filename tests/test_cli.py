@@ -68,7 +68,8 @@ def test_the_version_is_told(module: bool) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["serv"], "No such command 'serv'"),
+        (["serv"], "No such command 'serv'. Did you mean 'serve'?"),
+        (["frobnicate"], "No such command 'frobnicate'.\n"),
         (["serve", "--web.listen-adress", ":1"], "No such option '--web.listen-adress'"),
         (["serve", "--web.listen-address", "10058"], "is no address to listen on; write it like :10058"),
         (["serve", "--web.listen-address", ":99999"], "a port is at most 65535"),
@@ -305,6 +306,25 @@ def test_a_configuration_can_be_checked_without_starting(config: Path, taken: in
     done = run("serve", "--config.check", "--config.file", config, "--web.listen-address", f"127.0.0.1:{taken}")
 
     assert (exits.OK, "the configuration is right\n", "") == (done.code, done.out, done.err)
+
+
+def test_a_password_that_cannot_be_read_is_told_before_any_server_is_asked(tmp_path: Path, taken: int) -> None:
+    """
+    `--config.check` refuses it at its place, `check` names it instead of the server.
+    """
+    path = tmp_path / "ssis.yml"
+    path.write_text(
+        f"sources:\n  - {{name: sql01, kind: catalog, server: '127.0.0.1:{taken}',"
+        " auth: {user: exporter, password_file: none.password}}\n"
+    )
+    sentence = f"{tmp_path / 'none.password'}: the password cannot be read: "
+    checked = run("serve", "--config.check", "--config.file", path)
+    asked = run("check", "--config.file", path)
+
+    assert (exits.USAGE, "") == (checked.code, checked.out)
+    assert checked.err.startswith(f"ssis-exporter: {path}:2: sources[0]: {sentence}")
+    assert exits.FOUND == asked.code
+    assert f"  problem  {sentence}" in asked.out
 
 
 def test_every_exit_code_has_a_meaning() -> None:

@@ -21,7 +21,7 @@ from ssis_exporter.cli import exits, options
 from ssis_exporter.cli.folder import storage_folder
 from ssis_exporter.cli.keeping import Keeping
 from ssis_exporter.cli.signals import Signals
-from ssis_exporter.cli.validate import check_stop, check_web, make_sources
+from ssis_exporter.cli.validate import check_files, check_stop, check_web, make_sources
 from ssis_exporter.config import Config
 from ssis_exporter.errors import SsisExporterError
 from ssis_exporter.exporter import Exporter
@@ -75,6 +75,7 @@ def command(*, config_file: Path | None, config_check: bool, **given: Any) -> in
     if config_check:
         config = options.load(config_file)
         sources = make_sources(config)
+        check_files(config)
         check_web(flags.web_config_file)
         if config.stop is not None:
             check_stop(config.stop, sources)

@@ -17,6 +17,12 @@ def make_sources(config: Config) -> list[Source]:
     return [source.build() for source in config.sources]
 
 
+def check_files(config: Config) -> None:
+    """Reads the files that sources read anew while they work. Raises `ConfigError`."""
+    for source in config.sources:
+        source.check_files()
+
+
 def check_web(path: Path | None) -> None:
     """Reads the web configuration and its certificates. Raises `ConfigError` or `MissingExtra`."""
     if path is not None:

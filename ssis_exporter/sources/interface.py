@@ -28,8 +28,9 @@ class Source(ABC):
     """
     Knows where packages run, and is the only code that touches a driver.
 
-    All methods but the constructor, `info` and `give_up` are called on one thread, the source's worker, one call at a
-    time. The constructor opens nothing and must return at once; what `snapshot` needs it opens itself and keeps.
+    All methods but the constructor, `info`, `check_files` and `give_up` are called on one thread, the source's worker,
+    one call at a time. The constructor opens nothing and must return at once; what `snapshot` needs it opens itself and
+    keeps.
     """
 
     kind: ClassVar[str]
@@ -76,6 +77,13 @@ class Source(ABC):
 
         `bookmark` is that of the last snapshot that was kept, `open_ids` the runs that were open in it: the next
         snapshots report in `ended` what ended since then. A source that records no ends has nothing to do.
+        """
+
+    def check_files(self) -> None:  # noqa: B027 - most sources name none
+        """
+        Reads the files that its settings name and that are read anew while it works, such as a password.
+
+        Opens nothing else. Raises `ConfigError` for one that cannot be used.
         """
 
     def check(self) -> Sequence[Finding]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ssis_exporter.errors import ConfigError, SourceLoginFailed
 from ssis_exporter.extras import need
-from ssis_exporter.secretfile import read_secret
+from ssis_exporter.secretfile import Secret, read_secret
 from ssis_exporter.sources.catalog.settings import CatalogSettings, Credentials
 
 
@@ -38,6 +38,12 @@ def check_identity(settings: CatalogSettings) -> None:
         need("gssapi", extra="kerberos", what="auth: kerberos")
 
 
+def check_password(settings: CatalogSettings) -> None:
+    """Raises `ConfigError` for a password file that cannot be used."""
+    if isinstance(settings.auth, Credentials):
+        _read(settings.auth)
+
+
 def make_identity(settings: CatalogSettings, *, port: int) -> Identity:
     """
     The identity for one login; the password is read from its file each time, so that a new one is taken at once.
@@ -59,9 +65,13 @@ def make_identity(settings: CatalogSettings, *, port: int) -> Identity:
 
 def _password(auth: Credentials) -> str:
     try:
-        return read_secret(auth.password_file, what="the password").reveal()
+        return _read(auth).reveal()
     except ConfigError as exc:
         raise SourceLoginFailed(str(exc)) from exc
+
+
+def _read(auth: Credentials) -> Secret:
+    return read_secret(auth.password_file, what="the password")
 
 
 class _Exchange:

@@ -27,6 +27,7 @@ from ssis_exporter.model import (
     Execution,
     ExecutionStatus,
     Finding,
+    FindingLevel,
     Scope,
     Snapshot,
     SourceInfo,
@@ -37,7 +38,7 @@ from ssis_exporter.sources.catalog.counters import Counters
 from ssis_exporter.sources.catalog.deadline import Deadline
 from ssis_exporter.sources.catalog.executions import execution_of
 from ssis_exporter.sources.catalog.hosts import LocalHosts, make_local_hosts
-from ssis_exporter.sources.catalog.identity import check_identity
+from ssis_exporter.sources.catalog.identity import check_identity, check_password
 from ssis_exporter.sources.catalog.look import Looker, Seen
 from ssis_exporter.sources.catalog.memory import LOOKBACK, Bookmark, Memory, OpenRun
 from ssis_exporter.sources.catalog.patience import Patience
@@ -214,8 +215,16 @@ class CatalogSource(RecordingSource, StoppableSource):
             kept[f"message {place}"] = f"{moment.isoformat()} {component or ''}: {(text or '')[:LONGEST_MESSAGE]}"
         return {name: text for name, text in kept.items() if text}
 
+    def check_files(self) -> None:
+        """The password, which each login reads anew."""
+        check_password(self._settings)
+
     def check(self) -> Sequence[Finding]:
         """Reachability, rights, whether it could stop, and what to grant."""
+        try:
+            self.check_files()
+        except ConfigError as exc:
+            return [Finding(level=FindingLevel.PROBLEM, text=str(exc))]
         try:
             deadline = self._deadline()
             with self._telling():
