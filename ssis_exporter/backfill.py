@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ssis_exporter.baseline import OLDEST_SAMPLE
@@ -24,13 +25,34 @@ FIRST_REST, LONGEST_REST = 10.0, 600.0
 OFF_PAUSE = 60.0
 """How often it is asked whether the share is still 0."""
 
+READ_AT_ONCE = 4
+"""How many pieces may be in memory: an exporter that begins with two hundred servers is not to need room for each."""
+
+LONGEST_TURN = 10.0
+"""Seconds until a source that does not answer lets the next one read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one reading of a record gave."""
+
+    ended: Sequence[EndedExecution]
+    following: str | None
+    """The cursor of the next one; None: that was all."""
+
+    took: float
+    """Seconds."""
+
 
 class Backfill:
     """
     Reads the record of each source that keeps one, newest first, until it was read or is too old to teach anything.
 
-    A piece waits in line like any other call, so a look waits for one piece at most. `worker` gives a source's worker
-    as configured now; `share` is the part of a worker's time that reading may take, 0 for none.
+    A piece waits in line like any other call, so a look waits for one piece at most. Few sources read at a time, and
+    none longer than its turn, so that many need no more memory than few and one that hangs stops nobody.
+
+    `worker` gives a source's worker as configured now; `share` is the part of a worker's time that reading may take, 0
+    for none.
     """
 
     def __init__(
@@ -49,6 +71,7 @@ class Backfill:
         self._now = now
         self._monotonic = monotonic
         self._wait = wait
+        self._turns = asyncio.Semaphore(READ_AT_ONCE)
         self._tasks: dict[SourceWorker, asyncio.Task[None]] = {}
 
     def begin(self, names: Iterable[str]) -> None:
@@ -98,20 +121,32 @@ class Backfill:
     async def _read_a_piece(self, worker: SourceWorker) -> float:
         cursor = self._history.fill_point(worker.name).cursor
 
-        def read(source: Source) -> tuple[Sequence[EndedExecution], str | None, float]:
+        def read(source: Source) -> Piece:
             assert isinstance(source, RecordingSource)
             began = self._monotonic()
             ended, following = source.past(cursor)
-            return ended, following, self._monotonic() - began
+            return Piece(ended, following, self._monotonic() - began)
 
-        ended, following, took = await asyncio.wrap_future(worker.call(read))
+        async with self._turns:
+            reading = asyncio.wrap_future(worker.call(read))
+            try:
+                await asyncio.wait([reading], timeout=LONGEST_TURN)
+                if reading.done():
+                    return await self._take_in(worker, reading.result())
+            except asyncio.CancelledError:
+                reading.cancel()
+                raise
+        return await self._take_in(worker, await reading)
+
+    async def _take_in(self, worker: SourceWorker, piece: Piece) -> float:
+        following = piece.following
         oldest = self._now() - OLDEST_SAMPLE
-        if ended and all(end.ended_at < oldest for end in ended):
+        if piece.ended and all(end.ended_at < oldest for end in piece.ended):
             following = None
-        await self._history.add_past(worker.name, ended, following)
+        await self._history.add_past(worker.name, piece.ended, following)
         if following is None:
             log.info("the past of %s was read: what is usual for its packages is known", worker.name)
-        return took
+        return piece.took
 
 
 ASK_SECONDS = 10.0

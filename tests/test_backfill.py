@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,7 +14,8 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from ssis_exporter.backfill import Backfill, FirstErrors
+import ssis_exporter.backfill as backfill_module
+from ssis_exporter.backfill import READ_AT_ONCE, Backfill, FirstErrors
 from ssis_exporter.errors import SourceUnreachable
 from ssis_exporter.history import History
 from ssis_exporter.hold import Hold
@@ -212,6 +215,57 @@ def test_a_source_that_does_not_answer_is_left_alone_for_longer_and_longer(tmp_p
 
     assert [10, 20, 40] == waits[1:4]
     assert ["", "", "", "", "100", "200"] == source.cursors
+
+
+def test_few_pieces_are_in_memory_at_once(tmp_path: Path) -> None:
+    """
+    Each of forty sources has its turn; none that hangs keeps the others from theirs.
+    """
+    at_once: list[int] = []
+    reading_now: set[str] = set()
+    let_go = threading.Event()
+
+    class Counting(Recording):
+        def past(self, cursor: str) -> tuple[Sequence[EndedExecution], str | None]:
+            reading_now.add(self.name)
+            at_once.append(len(reading_now))
+            if self.name.startswith("hung"):
+                let_go.wait(60)
+            time.sleep(0.01)
+            reading_now.discard(self.name)
+            return super().past(cursor)
+
+    names = [f"hung{number}" for number in range(READ_AT_ONCE)] + [f"sql{number:02}" for number in range(40)]
+
+    async def main() -> None:
+        storage = Storage(tmp_path)
+        history = History.of(storage)
+        await history.open()
+        workers = {
+            name: SourceWorker(Counting(name, ended_runs=200, piece=100), observe=history.observe) for name in names
+        }
+        fill = Backfill(
+            history, worker=workers.get, share=lambda: 0.9, now=lambda: NOW, wait=lambda _: asyncio.sleep(0)
+        )
+        fill.begin(names)
+        for name in names[READ_AT_ONCE:]:
+            await until_done(history, name)
+        assert not any(history.fill_point(name).done for name in names[:READ_AT_ONCE])
+        let_go.set()
+        for name in names[:READ_AT_ONCE]:
+            await until_done(history, name)
+        await fill.close()
+        for worker in workers.values():
+            worker.close()
+        await history.close()
+        storage.release()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backfill_module, "LONGEST_TURN", 0.2)
+        asyncio.run(main())
+
+    # Those that hang stay where they are when their turn is over.
+    assert max(at_once) <= 2 * READ_AT_ONCE
 
 
 def test_what_is_too_old_to_teach_is_not_read(tmp_path: Path) -> None:
