@@ -42,7 +42,8 @@ class Exporter:
         config.write_text(json.dumps({"sources": sources}), encoding="utf-8")
         self.port = free_port()
         flags = ["--config.file", config, "--web.listen-address", f"127.0.0.1:{self.port}", "--storage.path", folder]
-        with (folder / "log").open("wb") as log:
+        self._log = folder / "log"
+        with self._log.open("wb") as log:
             self.process = subprocess.Popen([*command, "serve", *map(str, flags)], stdout=log, stderr=log)
         # https://man7.org/linux/man-pages/man2/clock_getres.2.html: the clock of a process, made from its pid.
         self._clock = (~self.process.pid << 3) | 2
@@ -76,13 +77,13 @@ class Exporter:
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
         return int(next(line for line in status.splitlines() if line.startswith("VmRSS:")).split()[1]) * 1024
 
-    def settle(self) -> None:
-        """Waits until what is done once is done: the past of each server is read in the background."""
-        quiet, before = 0, self.cpu()
-        while quiet < 3:
-            time.sleep(1)
-            now = self.cpu()
-            quiet, before = quiet + 1 if now - before < 0.02 else 0, now
+    def settle(self, live: int) -> None:
+        """Waits until what is done once is done: the past of each live server is read in the background."""
+        deadline = time.monotonic() + 300
+        while self._log.read_text(encoding="utf-8").count("was read: what is usual") < live:
+            if time.monotonic() > deadline:
+                raise RuntimeError("the past is still being read")
+            time.sleep(0.5)
 
     def threads(self) -> int:
         """How many run."""
@@ -228,8 +229,8 @@ def main() -> None:
                     if b"" == many.probe(each):
                         raise RuntimeError(f"{each} shows nothing")
                     alone.probe("sql000")
-            for exporter in (many, alone):
-                exporter.settle()
+            many.settle(len(live))
+            alone.settle(1)
             ours.send(None), ours.recv()
             print(f"{len(everything)} servers, {len(dead)} of them dead; {chosen.runs} running packages each")
             print(f"one live, the rest quiet       {quiet(many, alone, chosen.rounds)} (goal {CPU_GOAL})")

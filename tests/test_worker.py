@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future
 from datetime import timedelta
@@ -192,6 +194,24 @@ def test_a_call_raises_where_it_is_awaited(worker: SourceWorker) -> None:
 
     with pytest.raises(StopDenied, match="a: no right"):
         worker.call(refuse).result(DEADLINE)
+
+
+def test_a_waiting_worker_holds_on_to_no_answer(worker: SourceWorker) -> None:
+    """
+    The next call may be long in coming, and there are as many workers as servers.
+    """
+
+    class Large:
+        """What a call found."""
+
+    answer = worker.call(lambda _: Large())
+    found = weakref.ref(answer.result(DEADLINE))
+    del answer
+
+    deadline = time.monotonic() + DEADLINE
+    while found() is not None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert None is found()
 
 
 def test_a_look_that_hangs_tells_for_how_long(source: FakeSource) -> None:

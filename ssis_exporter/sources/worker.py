@@ -180,21 +180,25 @@ class SourceWorker:
 
     def _work(self) -> None:
         while (call := self._next()) is not None:
-            try:
-                result = call.run()
-            except BaseException as exc:  # noqa: BLE001 - whatever a driver raises must reach who waits, not end the thread
-                with self._lock:
-                    self._running = None
-                self._answer_failed(call, exc)
-            else:
-                with self._lock:
-                    self._running = None
-                call.answer.set_result(result)
+            self._do(call)
+            # It can be large, and the next call may be long in coming.
             del call
         try:
             self.source.close()
         except Exception:
             log.exception("source %s could not be closed", self.name)
+
+    def _do(self, call: _Call) -> None:
+        try:
+            result = call.run()
+        except BaseException as exc:  # noqa: BLE001 - whatever a driver raises must reach who waits, not end the thread
+            with self._lock:
+                self._running = None
+            self._answer_failed(call, exc)
+        else:
+            with self._lock:
+                self._running = None
+            call.answer.set_result(result)
 
     def _next(self) -> _Call | None:
         with self._wake:
