@@ -84,12 +84,13 @@ class Aftermath(StopWork):
         typical = self._around.typical(run.facts)
         # Grace is the time to object to the request, which is over.
         waited = timedelta.max
+        looked = self._around.monotonic()
         self.row = await self._around.ledger.escalate(self.row, self._around.now())
         try:
             await act(
                 worker,
                 lambda source: source.force_stop(run),
-                forbidden=lambda: self._forbidden(_as_before_the_request(run), typical, waited),
+                forbidden=lambda: self._forbidden(_as_before_the_request(run), typical, waited, looked),
                 limit=self._around.settings().look_timeout,
                 wait=self._around.wait,
             )

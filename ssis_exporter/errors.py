@@ -101,6 +101,12 @@ class StorageLocked(StorageError):
     reason = "locked"
 
 
+class StorageSlow(StorageError):
+    """The disk has not answered for long; what was begun before waits for it, and nothing else is begun."""
+
+    reason = "timeout"
+
+
 STORAGE_ERROR_REASONS: tuple[str, ...] = (
     StorageError.reason,
     StorageInUse.reason,
@@ -109,6 +115,7 @@ STORAGE_ERROR_REASONS: tuple[str, ...] = (
     StorageFull.reason,
     StorageReadOnly.reason,
     StorageLocked.reason,
+    StorageSlow.reason,
 )
 """Every value of the label `reason`, so that each counter starts at 0."""
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from ssis_exporter.baseline import Baseline
-from ssis_exporter.errors import StorageDamaged, StorageError, StorageInUse
+from ssis_exporter.errors import StorageDamaged, StorageError, StorageInUse, StorageSlow
 from ssis_exporter.historyfile import (
     KEPT_FAILURES,
     NAME,
@@ -44,6 +44,9 @@ CLOSE_WAITS = timedelta(seconds=5)
 RETRY_SECONDS = 10.0
 """How long after a write that failed the next one is tried."""
 
+WRITE_WAITS = 2.0
+"""How long a write may hold up what is counted next."""
+
 TIDY_SECONDS = 3600.0
 
 Work = Callable[[Change], None]
@@ -54,8 +57,8 @@ class History:
     Takes every snapshot in, from any thread; keeps its counts in memory and in `history.sqlite`.
 
     Counts, open runs and bookmarks of one snapshot are written in one transaction: after a crash the runs of an
-    unwritten snapshot are found to have ended again, and are counted then. While the file cannot be written the counts
-    go on in memory, and all of them are written once it can.
+    unwritten snapshot are found to have ended again, and are counted then. While the file cannot be written, also where
+    the disk hangs, the counts go on in memory, and all of them are written once it can.
 
     What changes anything runs in turn: on a thread it changes the memory, then the file's thread writes what changed.
     What only reads takes no lock, from whichever thread: it never waits for a disk.
@@ -80,6 +83,7 @@ class History:
 
         self._unwritten = False
         self._retry_at = 0.0
+        self._writing: asyncio.Task[bool] | None = None
         self._waiting: list[Work] = []
         self._working: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -103,6 +107,9 @@ class History:
         except StorageError as exc:
             self._unwritten = True
             self._retry_at = self._monotonic() + RETRY_SECONDS
+            if isinstance(exc, StorageSlow):
+                log.error("what ended before is not known yet, and what ends is not kept: %s", exc)  # noqa: TRY400
+                return
             try:
                 # One that can be read and not written is not lost.
                 self._memory.merge(await asyncio.to_thread(read_history, self._database.path.parent))
@@ -201,12 +208,19 @@ class History:
         if self._working is not None:
             await asyncio.wait([self._working])
 
+    @property
+    def is_left_behind(self) -> bool:
+        """Whether the file's thread still waited for the disk when this was closed."""
+        return self._database.is_left_behind
+
     async def close(self) -> None:
         """Writes what waits, closes the file; what is observed from then on is lost. May be called twice."""
         await self.settle(CLOSE_WAITS)
         self._loop = None
         if self._working is not None:
             self._working.cancel()
+            if self._writing is not None:
+                self._writing.cancel()
         elif self._unwritten and not self._database.is_damaged:
             self._retry_at = 0.0
             await self._write([])
@@ -236,24 +250,32 @@ class History:
 
     async def _write(self, changed: Sequence[Statement]) -> None:
         """Never raises: what could not be written is in memory, and is written with everything else later."""
+        if self._writing is not None and not self._writing.done():
+            return
         if self._unwritten and self._monotonic() < self._retry_at:
             return
+        self._writing = asyncio.get_running_loop().create_task(self._put(changed))
+        await asyncio.wait([self._writing], timeout=WRITE_WAITS)
+        # Also while it goes on: what is counted from here on is not in it.
+        self._unwritten = not (self._writing.done() and self._writing.result())
+
+    async def _put(self, changed: Sequence[Statement]) -> bool:
+        """Writes what changed, or everything; whether the file then held what the memory did."""
         try:
-            if not self._unwritten:
-                if changed:
-                    await self._database.write(partial(write, work=changed))
-                return
-            await self._write_everything()
+            if self._unwritten:
+                await self._write_everything()
+            elif changed:
+                await self._database.write(partial(write, work=changed))
         except StorageDamaged as exc:
-            await self._begin_anew(exc)
+            return await self._begin_anew(exc)
         except StorageError as exc:
             log.debug("history: not written: %s", exc)
-            self._unwritten = True
-            self._retry_at = self._monotonic() + RETRY_SECONDS
         except Exception:
             log.exception("history could not be written")
-            self._unwritten = True
-            self._retry_at = self._monotonic() + RETRY_SECONDS
+        else:
+            return True
+        self._retry_at = self._monotonic() + RETRY_SECONDS
+        return False
 
     async def _write_everything(self) -> None:
         if not self._is_loaded:
@@ -261,11 +283,9 @@ class History:
             await self._load()
         everything = await asyncio.to_thread(lambda: statements(self._memory.everything()))
         await self._database.write(partial(rewrite, work=everything))
-        self._unwritten = False
 
-    async def _begin_anew(self, why: StorageDamaged) -> None:
-        """A damaged file is kept under another name; what is known in memory is written to a new one."""
-        self._unwritten = True
+    async def _begin_anew(self, why: StorageDamaged) -> bool:
+        """A damaged file is kept under another name; what is known in memory is written to a new one, if it can be."""
         try:
             kept = await self._database.set_aside()
             log.error("history begins anew: %s; it is kept as %s", why, kept)
@@ -274,6 +294,8 @@ class History:
         except StorageError as exc:
             log.error("history is not kept: %s", exc)  # noqa: TRY400 - ordinary
             self._retry_at = self._monotonic() + RETRY_SECONDS
+            return False
+        return True
 
     async def _load(self) -> None:
         """Raises `StorageError`; a damaged file is set aside, and then nothing is known."""
@@ -282,7 +304,7 @@ class History:
             await self._database.open()
             found = await self._database.read(lambda connection: _load_ours(connection, self._database.path))
         except StorageDamaged as exc:
-            await self._begin_anew(exc)
+            self._unwritten = not await self._begin_anew(exc)
         else:
             self._memory.merge(found)
             self._is_loaded = True

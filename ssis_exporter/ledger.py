@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from ssis_exporter.model import ExecutionFacts, ExecutionKey, Nomination, Refusa
 from ssis_exporter.ourstops import OurStops
 from ssis_exporter.policy import Breaker
 from ssis_exporter.stopview import PastStop, Stage
-from ssis_exporter.storage import Database, StorageMetrics, open_read_only
+from ssis_exporter.storage import CLOSE_SECONDS, Database, StorageMetrics, open_read_only
 from ssis_exporter.storagefolder import Storage, set_aside
 from ssis_exporter.wallclock import Step
 
@@ -109,11 +110,17 @@ class Ledger:
         """Writes down how much time has passed, so that no later start takes it for less."""
         await self._write(self._clock.mark)
 
+    @property
+    def is_left_behind(self) -> bool:
+        """Whether the file's thread still waited for the disk when this was closed."""
+        return self.database.is_left_behind
+
     async def close(self) -> None:
         """Closes the file; may be called twice."""
         if self.is_open:
-            with contextlib.suppress(StorageError):
-                await self.mark()
+            with contextlib.suppress(StorageError, TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self.mark()
         await self.database.close()
 
     def ages(self, moments: Sequence[float]) -> list[timedelta]:

@@ -43,6 +43,8 @@ class Go:
 
     run: Execution
     allowed: Allowed
+    looked: float
+    """When the look began, on the monotonic clock."""
 
 
 class OneStop(Aftermath):
@@ -133,9 +135,10 @@ class OneStop(Aftermath):
                 text = "its source was taken out of the configuration or changed since it was nominated"
                 return End(outcome=StopOutcome.REFUSED, reason=RefusalReason.UNKNOWN_SOURCE, text=text)
             self.waits_for = "a look at its source"
+            began = self._around.monotonic()
             match await self._look():
                 case Seen(run):
-                    return self._given_up(why) or self._judge(run)
+                    return self._given_up(why) or self._judge(run, began)
                 case Gone() as gone:
                     found = await self._ended_or_never_there(gone)
                     if isinstance(found, End):
@@ -160,10 +163,10 @@ class OneStop(Aftermath):
             case SourceError() as exc:
                 return str(exc)
 
-    def _judge(self, run: Execution) -> Go | End:
+    def _judge(self, run: Execution, looked: float) -> Go | End:
         match self._around.judge(self.row.nominations, run):
             case Allowed() as allowed:
-                return Go(run, allowed)
+                return Go(run, allowed, looked)
             case Refused(rule, reason, text):
                 return End(outcome=StopOutcome.REFUSED, reason=reason, rule=rule, text=text)
 
@@ -259,7 +262,7 @@ class OneStop(Aftermath):
             reply = await act(
                 self._worker,
                 lambda source: source.request_stop(go.run),
-                forbidden=lambda: self._forbidden(go.run, typical, waited),
+                forbidden=lambda: self._forbidden(go.run, typical, waited, go.looked),
                 limit=self._around.settings().look_timeout,
                 wait=self._around.wait,
             )

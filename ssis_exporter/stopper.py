@@ -94,7 +94,7 @@ class Stopper:
         self._places: list[float] = []
         self._taken_up = False
         self._taking_up = asyncio.Lock()
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
         self._closing = False
         self._around = Surroundings(
             settings=lambda: self._settings,
@@ -166,7 +166,8 @@ class Stopper:
             raise
         except StorageError as exc:
             log.error("nothing is stopped: %s", exc)  # noqa: TRY400 - an operator's case, not a bug
-        self._watching = asyncio.get_running_loop().create_task(self._watch())
+        loop = asyncio.get_running_loop()
+        self._watching = [loop.create_task(self._watch()), loop.create_task(self._tend_ledger())]
 
     async def close(self) -> None:
         """Leaves everything as it is on disk, for the next start; may be called twice."""
@@ -177,9 +178,7 @@ class Stopper:
             if asyncio.get_running_loop().time() - began > ASKING_SECONDS:
                 break
             await asyncio.sleep(0.01)
-        tasks = [task for _, task in self._work.values()]
-        if self._watching is not None:
-            tasks.append(self._watching)
+        tasks = [*self._watching, *(task for _, task in self._work.values())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -312,13 +311,18 @@ class Stopper:
             self._places = await self._ledger.places(self._settings.breaker.window)
 
     async def _watch(self) -> None:
-        """Looks for the file that holds and at the clock, and tries a ledger that could not be used."""
-        tried = marked = self._around.monotonic()
-        counted = False
+        """Looks for the file that holds, and at the clock."""
         while True:
             await self._around.wait(GLANCE_SECONDS)
             self._around.clock.look()
             await self._holding.glance()
+
+    async def _tend_ledger(self) -> None:
+        """Tries a ledger that could not be used, and keeps the age of the breaker's places. May wait for the disk."""
+        tried = marked = self._around.monotonic()
+        counted = False
+        while True:
+            await self._around.wait(GLANCE_SECONDS)
             if self._ledger.trouble is not None and self._around.monotonic() - tried >= PROBE_SECONDS:
                 tried = self._around.monotonic()
                 with contextlib.suppress(StorageError):

@@ -23,6 +23,9 @@ from ssis_exporter.stopview import Stage
 
 log = logging.getLogger(__name__)
 
+LATEST_AFTER_A_LOOK = 3
+"""Times the longest look: what is done because of a look is done so soon after it, or not."""
+
 AFTER_THE_REQUEST = (Stage.ASKED, Stage.MAYBE_ASKED, Stage.ESCALATED)
 
 
@@ -142,12 +145,15 @@ class StopWork:
         source = self._stoppable()
         return source is not None and source.tells_stopping
 
-    def _forbidden(self, run: Execution, typical: timedelta | None, waited: timedelta) -> str | None:
+    def _forbidden(self, run: Execution, typical: timedelta | None, waited: timedelta, looked: float) -> str | None:
         """
         On the source's thread, in the moment before acting: hold, mode and rules as they are now.
 
-        `waited` is the grace that is over.
+        `waited` is the grace that is over, `looked` when the run was seen.
         """
+        if not self._is_within(LATEST_AFTER_A_LOOK * self._around.settings().look_timeout, looked):
+            # The disk hung between them, and nobody was heard: no alert that was resolved could be written down either.
+            return "the ledger took so long that the look before it no longer counts"
         held = self._around.held() or self._around.hold.reason()
         if held is not None:
             return f"all stopping is on hold: {held}"

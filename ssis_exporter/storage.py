@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ from ssis_exporter.errors import (
     StorageFull,
     StorageLocked,
     StorageReadOnly,
+    StorageSlow,
     StorageTooNew,
 )
 from ssis_exporter.storagefolder import Storage, from_os_error, log_of, set_aside, sync_folder
@@ -34,6 +36,12 @@ T = TypeVar("T")
 _SQLITE_MAGIC = b"SQLite format 3\0"
 _WAL_MAGICS = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 _WAL_HEADER_BYTES = 32
+
+SLOW_SECONDS = 5.0
+"""How long the disk may take for one thing before that is trouble."""
+
+CLOSE_SECONDS = 2.0
+"""How long closing waits for it."""
 
 
 class StorageMetrics:
@@ -91,6 +99,8 @@ class Database:
 
     What a `write` returned is on disk. A file that is damaged stays closed until `set_aside` is called, so that an
     operator knows that what it held is lost.
+
+    A disk that hangs keeps nobody who comes later: `StorageSlow`, until it answers.
     """
 
     def __init__(
@@ -103,6 +113,7 @@ class Database:
         busy_timeout: timedelta = timedelta(milliseconds=500),
         executor: Executor | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        slow_seconds: float = SLOW_SECONDS,
     ) -> None:
         """`schema` is one script per version; each leads from the version before to its own."""
         self.path = storage.folder / name
@@ -112,9 +123,14 @@ class Database:
         self._busy_seconds = busy_timeout.total_seconds()
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix=name)
         self._now = now
+        self._slow_seconds = slow_seconds
         self._connection: sqlite3.Connection | None = None
         self._files: tuple[object, object] | None = None
         self._damage: StorageDamaged | None = None
+        self._busy_since: float | None = None
+        self.is_left_behind = False
+        """Whether its thread still waited for the disk when it was closed: such a thread keeps the process alive."""
+
         self.trouble: StorageError | None = None
         """Why it could not be used when last tried; None when it could."""
 
@@ -134,19 +150,20 @@ class Database:
 
         Raises `StorageError`: `StorageInUse`, `StorageDamaged`, `StorageTooNew`, `StorageReadOnly` and others.
         """
-        await self._run(lambda: self._guarded(self._open))
+        await self._run(self._open, waits=False)
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """
         Runs `work` in one transaction, which is on disk when this returns.
 
-        Raises `StorageError`, and nothing was written; what `work` raises itself comes through, likewise.
+        Raises `StorageError`, and nothing was written; what `work` raises itself comes through, likewise. Once begun it
+        waits for a disk that hangs, because nobody can say yet what will be on it.
         """
-        return await self._run(lambda: self._guarded(lambda: self._transaction(work)))
+        return await self._run(lambda: self._transaction(work))
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Runs `work`, which writes nothing. Raises `StorageError`."""
-        return await self._run(lambda: self._guarded(lambda: work(self._open())))
+        return await self._run(lambda: work(self._open()), waits=False)
 
     async def set_aside(self) -> Path | None:
         """
@@ -163,20 +180,38 @@ class Database:
             self._open()
             return kept
 
-        return await self._run(lambda: self._guarded(work))
+        return await self._run(work)
 
     async def close(self) -> None:
-        """Closes the file and ends its thread; may be called twice. The folder stays owned."""
+        """Closes the file and ends its thread, unless the disk hangs; may be called twice. The folder stays owned."""
         with contextlib.suppress(RuntimeError):
-            await self._run(self._drop)
+            dropping = asyncio.get_running_loop().run_in_executor(self._executor, self._drop)
+            _, waiting = await asyncio.wait([dropping], timeout=CLOSE_SECONDS)
+            self.is_left_behind = bool(waiting)
         self._executor.shutdown(wait=False)
 
-    async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+    async def _run(self, work: Callable[[], T], *, waits: bool = True) -> T:
+        """`waits` says that what was begun is waited for, however long it takes."""
+        slow = StorageSlow(f"{self.path}: the disk has not answered for {self._slow_seconds:g} seconds")
+        if self._busy_since is not None and time.monotonic() - self._busy_since >= self._slow_seconds:
+            self._failed(slow)
+            raise slow
+        working = asyncio.get_running_loop().run_in_executor(self._executor, lambda: self._guarded(work))
+        try:
+            await asyncio.wait([working], timeout=self._slow_seconds)
+            if not working.done():
+                self._failed(slow)
+                if not waits:
+                    raise slow
+            return await working
+        finally:
+            # For whoever is cancelled meanwhile: what has not begun never will.
+            working.cancel()
 
     # From here on everything runs on the file's own thread.
 
     def _guarded(self, work: Callable[[], T]) -> T:
+        self._busy_since = time.monotonic()
         try:
             result = work()
         except sqlite3.Error as exc:
@@ -189,6 +224,8 @@ class Database:
         except StorageError as exc:
             self._failed(exc)
             raise
+        finally:
+            self._busy_since = None
         if self.trouble is not None:
             log.warning("storage: %s can be used again", self.path)
         self.trouble = None

@@ -68,6 +68,11 @@ class Keeping:
         await self._backfill.close()
         await self._first_errors.close()
 
+    @property
+    def is_left_behind(self) -> bool:
+        """Whether the disk did not let `close` end its work."""
+        return self.history.is_left_behind
+
     async def close(self) -> None:
         """Writes what was counted last, and gives the folder back; may be called twice."""
         await self.history.close()

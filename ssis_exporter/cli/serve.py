@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -128,10 +128,12 @@ async def _serve(load: Callable[[], Config], flags: Flags, on_started: Callable[
         started.push_async_callback(keeping.end_reading)
         stop_metrics = StopMetrics(registry)
         stop_metrics.know(exporter.source_names)
+        kept_by: list[Keeping | Stopping] = [keeping]
         # From here on a signal ends what was started, in order.
         signals = Signals(on_hangup=Reloads(exporter).begin)
         if config.stop is not None:
             stopping = _make_stopping(config.stop, exporter, stop_metrics, keeping)
+            kept_by.append(stopping)
             keeping.history.stopped_by_us = stopping.stopped_by_us
             started.push_async_callback(stopping.close)
             await stopping.start()
@@ -153,7 +155,16 @@ async def _serve(load: Callable[[], Config], flags: Flags, on_started: Callable[
         exporter.end_soon(LAST_LOOKS)
         log.info("ending; requests that run are answered first")
     log.info("ended")
+    if any(one.is_left_behind for one in kept_by):
+        _leave_the_disk_alone(keeping.storage.folder)
     return exits.OK
+
+
+def _leave_the_disk_alone(folder: Path) -> NoReturn:
+    """Python waits for each thread before it ends, also for one whose disk never answers."""
+    log.warning("the disk of %s does not answer: what it has not taken is found out again by the next start", folder)
+    logging.shutdown()
+    os._exit(exits.OK)
 
 
 def _make_stopping(config: StopConfig, exporter: Exporter, metrics: StopMetrics, keeping: Keeping) -> Stopping:

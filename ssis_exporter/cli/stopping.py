@@ -166,6 +166,11 @@ class Stopping:
             await webhook.drain(seconds)
         await self._control.close(seconds)
 
+    @property
+    def is_left_behind(self) -> bool:
+        """Whether the disk did not let `close` end its work."""
+        return self._ledger.is_left_behind
+
     async def close(self) -> None:
         """Lets go of everything; may be called twice."""
         await self.drain(0)
