@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 GLANCE_SECONDS = 0.5
 """How often the file that puts all stopping on hold is looked for."""
 
+TEND_SECONDS = 2.0
+"""How often it is asked whether the ledger needs anything."""
+
 PROBE_SECONDS = 10.0
 """How often a ledger that could not be used is tried again."""
 
@@ -322,7 +325,7 @@ class Stopper:
         tried = marked = self._around.monotonic()
         counted = False
         while True:
-            await self._around.wait(GLANCE_SECONDS)
+            await self._around.wait(TEND_SECONDS)
             if self._ledger.trouble is not None and self._around.monotonic() - tried >= PROBE_SECONDS:
                 tried = self._around.monotonic()
                 with contextlib.suppress(StorageError):
