@@ -37,8 +37,8 @@ __all__ = ["StopSettings", "Stopper"]
 
 log = logging.getLogger(__name__)
 
-GLANCE_SECONDS = 0.5
-"""How often the file that puts all stopping on hold is looked for."""
+GLANCE_SECONDS, IDLE_GLANCE_SECONDS = 0.5, 2.0
+"""How often the file that puts all stopping on hold is looked for: while anything waits to be stopped, and else."""
 
 TEND_SECONDS = 2.0
 """How often it is asked whether the ledger needs anything."""
@@ -131,7 +131,11 @@ class Stopper:
 
     @property
     def held(self) -> str | None:
-        """Why all stopping is on hold; None when it is not. At most half a second old."""
+        """
+        Why all stopping is on hold; None when it is not.
+
+        As it was two seconds ago at most, half a second while anything waits to be stopped.
+        """
         return self._holding.reason
 
     @property
@@ -208,6 +212,7 @@ class Stopper:
         await self._take_up()
         if self._closing:
             raise StorageError("the exporter is ending")
+        await self._holding.glance()
         asked = self._at_the_door(nominations)
         taken = await self._ledger.nominate(asked, self._around.now())
         decisions = []
@@ -316,7 +321,7 @@ class Stopper:
     async def _watch(self) -> None:
         """Looks for the file that holds, and at the clock."""
         while True:
-            await self._around.wait(GLANCE_SECONDS)
+            await self._around.wait(GLANCE_SECONDS if self._work else IDLE_GLANCE_SECONDS)
             self._around.clock.look()
             await self._holding.glance()
 
