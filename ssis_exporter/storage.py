@@ -128,6 +128,7 @@ class Database:
         self._files: tuple[object, object] | None = None
         self._damage: StorageDamaged | None = None
         self._busy_since: float | None = None
+        self._is_closed = False
         self.is_left_behind = False
         """Whether its thread still waited for the disk when it was closed: such a thread keeps the process alive."""
 
@@ -184,14 +185,18 @@ class Database:
 
     async def close(self) -> None:
         """Closes the file and ends its thread, unless the disk hangs; may be called twice. The folder stays owned."""
-        with contextlib.suppress(RuntimeError):
-            dropping = asyncio.get_running_loop().run_in_executor(self._executor, self._drop)
-            _, waiting = await asyncio.wait([dropping], timeout=CLOSE_SECONDS)
-            self.is_left_behind = bool(waiting)
+        if self._is_closed:
+            return
+        self._is_closed = True
+        dropping = asyncio.get_running_loop().run_in_executor(self._executor, self._drop)
+        _, waiting = await asyncio.wait([dropping], timeout=CLOSE_SECONDS)
+        self.is_left_behind = bool(waiting)
         self._executor.shutdown(wait=False)
 
     async def _run(self, work: Callable[[], T], *, waits: bool = True) -> T:
         """`waits` says that what was begun is waited for, however long it takes."""
+        if self._is_closed:
+            raise StorageError(f"{self.path} was closed")
         slow = StorageSlow(f"{self.path}: the disk has not answered for {self._slow_seconds:g} seconds")
         if self._busy_since is not None and time.monotonic() - self._busy_since >= self._slow_seconds:
             self._failed(slow)

@@ -34,6 +34,12 @@ from tests.hangingdisk import HangingDisk
 from tests.stopping import Scene, kinds, play
 from tests.test_history_serve import Estate, counted, value
 
+STOP = """
+stop:
+  mode: armed
+  listen_address: 127.0.0.1:0
+  rules: [{match: {package_name: "*"}, action: stop}]
+"""
 NOTES = ("CREATE TABLE notes (text TEXT NOT NULL)",)
 SHORT = 0.05
 DEADLINE = 60.0
@@ -199,11 +205,14 @@ def test_a_request_that_outlasts_its_time_on_a_hanging_disk_stops_nothing(tmp_pa
 
 
 @pytest.mark.real
-def test_serve_counts_tells_and_ends_while_its_disk_hangs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", ["", STOP], ids=["without stopping", "armed"])
+def test_serve_counts_tells_and_ends_while_its_disk_hangs(tmp_path: Path, stop: str) -> None:
     """
     The metrics go on, the storage is down with its reason, SIGTERM ends it; the next start finds what was not written.
     """
     estate = Estate(tmp_path)
+    with estate.path.open("a") as config:
+        config.write(stop)
     disk = HangingDisk(tmp_path)
     estate.env = {**estate.env, **disk.env}
     with estate.serving() as serving:
