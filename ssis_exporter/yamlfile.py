@@ -101,9 +101,7 @@ def parse_yaml(data: bytes, file: str, *, what: str) -> Node:
             warnings.simplefilter("ignore")
             root = yaml.compose(text)
     except MarkedYAMLError as exc:
-        mark = exc.problem_mark or exc.context_mark
-        line = mark.line + 1 if mark else 1
-        problem = " ".join(str(exc.problem or exc.context).split())
+        line, problem = _told(exc)
         if problem.startswith("maximum depth"):
             raise ConfigError(f"{file}:{line}: {what} is nested deeper than {MAX_DEPTH} levels") from exc
         raise ConfigError(f"{file}:{line}: this is no valid YAML: {problem}") from exc
@@ -115,6 +113,49 @@ def parse_yaml(data: bytes, file: str, *, what: str) -> Node:
     if root is None:
         return Node({}, file, 1, "")
     return _Reader(file, what).node(root, root.start_mark.line + 1, "", 0)
+
+
+_IN_PLAIN_WORDS = (
+    (r"found character '\\t' .*", "a tab begins this line or word; indent with spaces"),
+    (r"found character '(.)' .*", "a text that begins with {} must stand in single quotes"),
+    (r"found undefined alias .*|expected alphabetic .*", "a text that begins with * or & must stand in single quotes"),
+    (r"sequence entries are .*", "a list with dashes begins in a line of its own"),
+    (
+        r"found unknown escape .*|expected escape .*",
+        "in double quotes a backslash means something else; put the text in single quotes",
+    ),
+    (
+        r"mapping values are .*",
+        "no key fits here; look for other indentation, a missing colon or no space after one, also one line above",
+    ),
+    (
+        r"expected <block end>, but found ','",
+        "a comma ends this entry; entries of a list with dashes have none between them",
+    ),
+    (r"expected <block end>, .*", "this line is indented otherwise than what it belongs to"),
+    (r"but found another document", "a second document begins here; a configuration is one, so remove the line ---"),
+)
+_WHERE_IT_BEGAN = (
+    (r"could not find expected ':'", "a key needs a colon, and a space after it"),
+    (r"found unexpected end of stream", "the quotation mark in this line is not closed"),
+    (r"expected ',' or '(.)', but got .*", "what is opened in this line lacks a comma or the closing {}"),
+)
+"""What the library says, and what helps somebody who does not know how YAML is read."""
+
+
+def _told(exc: MarkedYAMLError) -> tuple[int, str]:
+    """The line to look at, and what is wrong there."""
+    mark = exc.problem_mark or exc.context_mark
+    line = mark.line + 1 if mark else 1
+    problem = " ".join(str(exc.problem or exc.context).split())
+    for pattern, words in _IN_PLAIN_WORDS:
+        if found := re.fullmatch(pattern, problem):
+            return line, words.format(*found.groups())
+    for pattern, words in _WHERE_IT_BEGAN:
+        if found := re.fullmatch(pattern, problem):
+            # The library names the place where it noticed, which may be the end of the file.
+            return (exc.context_mark.line + 1 if exc.context_mark else line), words.format(*found.groups())
+    return line, problem
 
 
 def _decode(data: bytes, file: str, what: str) -> str:
@@ -138,6 +179,9 @@ def _unprintable(text: str) -> Iterator[int]:
         for found in re.finditer(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", text)
     )
 
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""What `"CORP\\test"` holds where `'CORP\\test'` holds a backslash."""
 
 _NULL = re.compile(r"~|null|Null|NULL|", re.ASCII)
 _TRUE = re.compile(r"true|True|TRUE", re.ASCII)
@@ -188,6 +232,11 @@ class _Reader:
                 return Node(items, self._file, line, path)
             case ScalarNode():
                 plain = raw.style is None and not tag.endswith(":str")
+                if raw.style == '"' and (hidden := _CONTROL.search(raw.value)):
+                    raise here.error(
+                        f"holds a control character (U+{ord(hidden[0]):04X}), which is what a backslash and a letter "
+                        "mean in double quotes; put the text in single quotes"
+                    )
                 return Node(_plain(raw.value) if plain else raw.value, self._file, line, path)
         raise here.error("this is no mapping, list or scalar")
 

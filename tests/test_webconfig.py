@@ -147,7 +147,7 @@ WRONG = [
         "3: http_server_config.headers.X-Frame-Options: must be deny or sameorigin, not 'maybe'",
     ),
     wrong(
-        'http_server_config:\n  headers:\n    Strict-Transport-Security: "a\\r\\nb"',
+        "http_server_config:\n  headers:\n    Strict-Transport-Security: |\n      a\n      b",
         '2: http_server_config.headers: "Strict-Transport-Security" must be one line of plain ASCII text',
     ),
     wrong(
