@@ -5,7 +5,8 @@ What many servers in one exporter cost, against an exporter that has one of them
 `catalog` sources and one with the first of them alone, and asks both for `/probe` in turn. A tenth of the servers are
 dead: half refuse connections, half take them and never answer. It prints the median of the ratios of neighbouring
 rounds, of processor time from round to round: of one live server in a quiet exporter, and of rounds over all live ones
-while the dead ones hang. Then the resident memory that each server beyond the first takes.
+while the dead ones hang. Then the resident memory that each server beyond the first takes. Everything is encrypted, as
+is the default; `--plain` leaves that out.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class Exporter:
         raise RuntimeError(f"{self.process.args} does not answer")
 
 
-def serve(count: int, runs: int, ended: int, pipe: Connection) -> None:
+def serve(count: int, runs: int, ended: int, certificate: Path | None, pipe: Connection) -> None:
     """TDS servers with their estates, until the pipe closes. In a process of its own, which alone loads them."""
     from tests.tds.server import TdsServer
     from tests.tds.tables import Estate
@@ -122,7 +123,8 @@ def serve(count: int, runs: int, ended: int, pipe: Connection) -> None:
         estate.fill(range(1, ended + 1), status=7)
         for number in range(runs):
             estate.add(package_name=f"Load Customers {number:03d}.dtsx")
-        servers.append(TdsServer(estate))
+        encryption = "off" if certificate is None else "on"
+        servers.append(TdsServer(estate, encryption=encryption, certificate=certificate))
     pipe.send([server.port for server in servers])
     while True:
         try:
@@ -142,14 +144,26 @@ def free_port() -> int:
         return port
 
 
-def source(name: str, port: int, password: Path) -> dict[str, object]:
+def issue(folder: Path) -> Path:
+    """The certificate of all servers with its key; the authority's own stands beside it."""
+    from tests.certs import Authority
+
+    authority = Authority()
+    pair = authority.sign(names=("127.0.0.1",))
+    path = folder / "server.pem"
+    path.write_text(pair.cert + pair.key, encoding="ascii")
+    path.with_suffix(".ca").write_text(authority.cert, encoding="ascii")
+    return path
+
+
+def source(name: str, port: int, password: Path, certificate: Path | None) -> dict[str, object]:
     """An entry of the configuration."""
     return {
         "name": name,
         "kind": "catalog",
         "server": f"127.0.0.1:{port}",
         "auth": {"user": "exporter", "password_file": str(password)},
-        "encrypt": False,
+        **({"encrypt": False} if certificate is None else {"ca_file": str(certificate.with_suffix(".ca"))}),
     }
 
 
@@ -198,25 +212,28 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20, help="running packages on each server")
     parser.add_argument("--ended", type=int, default=500, help="runs in the history of each server")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--plain", action="store_true", help="without encryption")
     parser.add_argument("--command", default="", help="the exporter's command, when not this Python's")
     chosen = parser.parse_args()
     command = [chosen.command] if chosen.command else [sys.executable, "-m", "ssis_exporter"]
     ours, theirs = multiprocessing.Pipe()
-    context = multiprocessing.get_context("fork")
     count = chosen.servers - chosen.dead
-    servers = context.Process(target=serve, args=(count, chosen.runs, chosen.ended, theirs), daemon=True)
-    servers.start()
-    theirs.close()
-    silent = [socket.create_server(("127.0.0.1", 0)) for _ in range(chosen.dead // 2)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        certificate = None if chosen.plain else issue(folder)
+        servers = multiprocessing.get_context("fork").Process(
+            target=serve, args=(count, chosen.runs, chosen.ended, certificate, theirs), daemon=True
+        )
+        servers.start()
+        theirs.close()
+        silent = [socket.create_server(("127.0.0.1", 0)) for _ in range(chosen.dead // 2)]
         password = folder / "password"
         password.touch(0o600)
         password.write_text(PASSWORD, encoding="utf-8")
-        live = [source(f"sql{place:03}", port, password) for place, port in enumerate(ours.recv())]
+        live = [source(f"sql{place:03}", port, password, certificate) for place, port in enumerate(ours.recv())]
         ports = [one.getsockname()[1] for one in silent]
         ports += [free_port() for _ in range(chosen.dead - len(ports))]
-        dead = [source(f"dead{place:02}", port, password) for place, port in enumerate(ports)]
+        dead = [source(f"dead{place:02}", port, password, certificate) for place, port in enumerate(ports)]
         names, dead_names = [str(one["name"]) for one in live], [str(one["name"]) for one in dead]
         everything = [*dead, *live]
         with (
@@ -232,7 +249,8 @@ def main() -> None:
             many.settle(len(live))
             alone.settle(1)
             ours.send(None), ours.recv()
-            print(f"{len(everything)} servers, {len(dead)} of them dead; {chosen.runs} running packages each")
+            kind = "plain" if chosen.plain else "encrypted"
+            print(f"{len(everything)} servers, {len(dead)} of them dead; {chosen.runs} running packages each; {kind}")
             print(f"one live, the rest quiet       {quiet(many, alone, chosen.rounds)} (goal {CPU_GOAL})")
             ours.send(None), ours.recv()
             print(f"all live in turn               {busy(many, alone, names, [], chosen.rounds)} (goal {CPU_GOAL})")
@@ -244,8 +262,8 @@ def main() -> None:
                 f" {many.resident_bytes() / 2**20:.0f} MB against {alone.resident_bytes() / 2**20:.0f} MB,"
                 f" {many_idle / 2**20:.0f} and {alone_idle / 2**20:.0f} MB at start; {many.threads()} threads"
             )
-    ours.close()
-    servers.terminate()
+        ours.close()
+        servers.terminate()
 
 
 if __name__ == "__main__":
