@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ssis_exporter.historyfile import Failure
 from ssis_exporter.labels import clean_line
-from ssis_exporter.landing import count, section, span, table, text, when
+from ssis_exporter.landing import section, span, table, text, when
 from ssis_exporter.model import Result
 
 SHOWN = 20
@@ -22,7 +22,7 @@ def render(failures: Sequence[Failure]) -> str:
     if not failures:
         return section("failures", "Failed last", "<p>No failure is known.</p>\n")
     columns = ("Ended (UTC)", "Package", "Folder / project", "Source", "Result", "Took", "First error")
-    caption = f"The last {count(len(failures), 'failure', 'failures')}, newest first"
+    caption = "The last failure" if len(failures) == 1 else f"The last {len(failures)} failures, newest first"
     link = '<p>All that are kept: <a href="api/v1/failures">JSON</a>.</p>\n'
     return section("failures", "Failed last", table(caption, columns, map(_failure, failures)) + link)
 

@@ -252,20 +252,30 @@ _STYLE = """
 :root{color-scheme:light dark;--line:#d0d7de;--faint:#59636e;--bad:#c0182b;--warn:#8a5a00;--card:#f6f8fa}
 @media(prefers-color-scheme:dark){:root{--line:#3d444d;--faint:#9aa4af;--bad:#ff8182;--warn:#e3b341;--card:#1c2128}}
 *{box-sizing:border-box}
-body{font:16px/1.45 system-ui,sans-serif;margin:0 auto;padding:1rem;max-width:80rem}
+body{font:16px/1.45 system-ui,sans-serif;margin:0 auto;padding:1rem;max-width:96rem}
 h1{font-size:1.5rem;margin:0}h2{font-size:1.2rem;margin:1.5rem 0 .5rem}
 header p{margin:.25rem 0 1rem;color:var(--faint)}
 table{border-collapse:collapse;width:100%}
 caption{text-align:left;color:var(--faint);padding-bottom:.25rem}
 th,td{text-align:left;vertical-align:top;padding:.3rem .6rem .3rem 0;border-bottom:1px solid var(--line)}
 td{min-width:5.5rem;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
+td>.warn,td>.faint{display:inline-block}
 .bad{color:var(--bad);font-weight:600}.warn{color:var(--warn);font-weight:600}.faint{color:var(--faint)}
-@media(min-width:45.01rem){td[data-label=Package],td[data-label=User]{min-width:11.5rem}}
-@media(max-width:45rem){
+@media(min-width:30.01rem){td time{white-space:nowrap}}
+@media(min-width:70.01rem){
+td[data-label=Package],td[data-label=User]{min-width:11.5rem}
+td[data-label=Source]{min-width:7rem}td[data-label=Server]{min-width:12rem}
+td[data-label="Instance id"]{min-width:10.5rem}
+td[data-label="Folder / project"]{min-width:9.5rem}
+td[data-label=Age]{min-width:12rem}
+td[data-label=Outcome]{min-width:7.5rem}
+}
+@media(max-width:70rem){
 thead{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}
-table,tbody,tr,td,caption{display:block;width:100%}
+table,tbody,td,caption{display:block;width:100%}
+tr{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(20rem,100%),1fr));gap:0 1rem}
 tr{background:var(--card);border:1px solid var(--line);border-radius:.4rem;margin:.5rem 0;padding:.4rem .6rem}
-td{border:0;min-width:0;padding:.1rem 0;display:flex;gap:.6rem}td:empty{display:none}
-td::before{content:attr(data-label);flex:0 0 8rem;color:var(--faint)}
+td{border:0;min-width:0;padding:.1rem 0 .1rem 8.6rem;position:relative}td:empty{display:none}
+td::before{content:attr(data-label);position:absolute;left:0;width:8rem;color:var(--faint)}
 }
 """.strip()

@@ -41,7 +41,8 @@ def render(stops: Stops | None) -> str:
         return section("stops", "Stopping", "<p>Off: nothing is stopped, because nothing is configured.</p>\n")
     content = f"<p>{_mode(stops)}</p>\n"
     if stops.breaker_is_open:
-        content += '<p class="warn">The breaker is open: as many runs were stopped lately as may be.</p>\n'
+        stopped = "would have been stopped" if stops.mode is StopMode.DRY_RUN else "were stopped"
+        content += f'<p class="warn">The breaker is open: as many runs {stopped} lately as may be.</p>\n'
     pending = stops.pending()
     if pending:
         content += table(
@@ -84,7 +85,8 @@ def _outcomes(past: Sequence[PastStop]) -> str:
     if not past:
         return "<p>Nothing was nominated yet.</p>\n"
     columns = ("When (UTC)", "Outcome", "Package", "Source", "Instance id", "Rule", "Why", "Asked by")
-    return table(f"The last {count(len(past), 'outcome', 'outcomes')}, newest first", columns, map(_past, past))
+    caption = "The last outcome" if len(past) == 1 else f"The last {len(past)} outcomes, newest first"
+    return table(caption, columns, map(_past, past))
 
 
 def _past(stop: PastStop) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.real
 
 RUNS = 1000
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-WIDTHS = (360, 1440)
+WIDTHS = (360, 768, 1140, 1440)
 
 # Each would do something if it were more than text; the last ones push at the edges of the page.
 HOSTILE = (
@@ -51,7 +51,7 @@ IN_THE_PAGE = """
         window: window.innerWidth,
         outside: [...document.querySelectorAll('body *')].filter(
             (each) => each.getBoundingClientRect().right > window.innerWidth + 0.5
-                && (window.innerWidth > 720 || !each.closest('thead'))
+                && (window.innerWidth > 1120 || !each.closest('thead'))
         ).length,
         tags: [...new Set([...document.querySelectorAll('*')].map((each) => each.localName))],
         headings: document.querySelectorAll('h1').length,
@@ -59,6 +59,12 @@ IN_THE_PAGE = """
         texts: [...document.querySelectorAll('tbody tr td:first-child')].map((each) => each.textContent),
         back: getComputedStyle(canvas).backgroundColor,
         front: getComputedStyle(document.body).color,
+        broken: [...document.querySelectorAll('td time')].filter((each) => each.getClientRects().length > 1).length,
+        split: [...document.querySelectorAll('td[data-label=Outcome]')].filter((each) => {
+            const range = document.createRange()
+            range.selectNodeContents(each)
+            return range.getClientRects().length > 1
+        }).length,
         small: [...document.querySelectorAll('td')].some((each) => parseFloat(getComputedStyle(each).fontSize) < 12),
     })
 """
@@ -145,6 +151,17 @@ def test_fits_the_window(chromium: Chromium, page: Served, width: int, dark: boo
     assert 0 == found["outside"]
     assert RUNS <= found["rows"]
     assert not found["small"]
+
+
+@pytest.mark.parametrize("width", [width for width in WIDTHS if width > 480])
+def test_moments_and_outcomes_stay_on_one_line(chromium: Chromium, page: Served, width: int) -> None:
+    """
+    But on a phone a date and its time stand side by side, and no outcome is cut in two.
+    """
+    _, found = look(chromium, page, width=width)
+
+    assert 0 == found["broken"]
+    assert 0 == found["split"]
 
 
 def test_hostile_names_are_text(chromium: Chromium, page: Served) -> None:

@@ -43,6 +43,7 @@ def test_a_failure_is_a_row() -> None:
     assert "Login failed" in page
     assert "ended unexpectedly" in page
     assert "7 min 00 s" in page
+    assert "The last failure<" in render([failure("Login failed")])
 
 
 def test_nothing_from_outside_is_code_or_endless() -> None:

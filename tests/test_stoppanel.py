@@ -40,7 +40,8 @@ class FakeStops:
         (FakeStops(StopMode.DRY_RUN), "Dry run: what would be stopped is recorded, and nothing is stopped"),
         (FakeStops(StopMode.ARMED), "<strong>Armed</strong>"),
         (FakeStops(StopMode.ARMED, held="month end (CORP\\ops)"), "On hold: nothing is stopped.</span> month end"),
-        (FakeStops(breaker_is_open=True), "The breaker is open"),
+        (FakeStops(StopMode.ARMED, breaker_is_open=True), "The breaker is open: as many runs were stopped lately as"),
+        (FakeStops(StopMode.DRY_RUN, breaker_is_open=True), "is open: as many runs would have been stopped lately as"),
     ],
 )
 def test_the_mode_is_said_in_words(stops: FakeStops | None, words: str) -> None:
