@@ -264,12 +264,13 @@ td>.warn,td>.faint{display:inline-block}
 @media(min-width:30.01rem){td time{white-space:nowrap}}
 @media(min-width:70.01rem){
 td[data-label=Package],td[data-label=User]{min-width:11.5rem}
-td[data-label=Source]{min-width:7rem}td[data-label=Server]{min-width:12rem}
+td[data-label=Source]{min-width:6rem}td[data-label=Server]{min-width:12rem}
 td[data-label="Instance id"]{min-width:10.5rem}
 td[data-label="Folder / project"]{min-width:9.5rem}
 td[data-label=Age]{min-width:12rem}
 td[data-label=Outcome]{min-width:7.5rem}
 }
+@media(min-width:80rem){td[data-label=Age]{min-width:19.5rem}}
 @media(max-width:70rem){
 thead{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}
 table,tbody,td,caption{display:block;width:100%}
