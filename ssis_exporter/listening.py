@@ -20,7 +20,7 @@ from tornado.web import Application
 
 from ssis_exporter.addresses import Address
 from ssis_exporter.connections import Connection, Phase, Watcher
-from ssis_exporter.errors import ConfigError
+from ssis_exporter.errors import ConfigError, ListenError
 from ssis_exporter.sockets import close_all, listen_on, peer_name
 
 log = logging.getLogger(__name__)
@@ -73,8 +73,11 @@ class Listener:
         *,
         tls: Tls | None = None,
         limits: Limits | None = None,
+        setting: str = "",
     ) -> None:
+        """`setting` is the flag or key that names the addresses, for the sentence that says that one cannot be had."""
         self._wanted = tuple(addresses)
+        self._setting = setting
         self._tls = tls
         self._limits = limits if limits is not None else Limits()
         self._max_connections = self._limits.max_connections
@@ -116,8 +119,10 @@ class Listener:
         try:
             for address in self._wanted:
                 bound += await asyncio.to_thread(listen_on, address)
-        except BaseException:
+        except BaseException as exc:
             close_all(bound)
+            if isinstance(exc, ListenError) and self._setting:
+                raise ListenError(f"{exc}; {self._setting} names another one") from exc
             raise
         self._max_connections = _at_most_half_of_the_free_descriptors(self._limits.max_connections)
         self._sockets = bound

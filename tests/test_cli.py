@@ -174,7 +174,7 @@ def taken() -> Iterator[int]:
 
 def test_a_port_in_use_is_one_sentence(config: Path, taken: int) -> None:
     """
-    The sentence names the address, and the exit code says that it could not listen.
+    The sentence names the address and the flag for another one; the exit code says that it could not listen.
     """
     done = run("serve", "--config.file", config, "--web.listen-address", f"127.0.0.1:{taken}", "--log.level", "error")
 
@@ -182,7 +182,27 @@ def test_a_port_in_use_is_one_sentence(config: Path, taken: int) -> None:
     assert done.err.startswith(
         f"ssis-exporter: cannot listen on 127.0.0.1:{taken}: port {taken} is in use by another program"
     )
+    assert done.err.endswith("; --web.listen-address names another one\n")
     assert 1 == done.err.count("\n")
+
+
+def test_the_webhooks_port_in_use_names_the_key(tmp_path: Path, taken: int) -> None:
+    """
+    Likewise for the port that Alertmanager is let in by: the sentence names the key of the configuration.
+    """
+    path = tmp_path / "config.yml"
+    path.write_text(f"sources: [{{name: a, kind: demo}}]\nstop: {{listen_address: '127.0.0.1:{taken}'}}\n", "utf-8")
+    done = run(
+        "serve",
+        f"--config.file={path}",
+        f"--storage.path={tmp_path / 'state'}",
+        "--web.listen-address=127.0.0.1:0",
+        "--log.level=error",
+    )
+
+    assert exits.LISTEN == done.code
+    assert done.err.startswith(f"ssis-exporter: cannot listen on 127.0.0.1:{taken}: ")
+    assert done.err.endswith("; stop.listen_address names another one\n")
 
 
 def test_nothing_is_bound_before_the_configuration_is_right(tmp_path: Path, taken: int) -> None:

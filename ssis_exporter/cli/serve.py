@@ -122,7 +122,9 @@ async def _serve(load: Callable[[], Config], flags: Flags, on_started: Callable[
             ),
         )
         tls = web_config if web_config is not None and web_config.uses_tls else None
-        listener = Listener(make_application(exporter, settings), flags.listen_addresses, tls=tls)
+        listener = Listener(
+            make_application(exporter, settings), flags.listen_addresses, tls=tls, setting="--web.listen-address"
+        )
 
         await keeping.start()
         started.push_async_callback(keeping.end_reading)

@@ -124,7 +124,7 @@ class Stopping:
             self._tls.load()
         self._admission = make_admission(config, self._metrics)
         application = make_webhook_application(self.stopper, self._admission, self._metrics)
-        webhook = Listener(application, [config.address], tls=self._tls, limits=LIMITS)
+        webhook = Listener(application, [config.address], tls=self._tls, limits=LIMITS, setting="stop.listen_address")
         await webhook.start()
         self._webhook = webhook
         for address in webhook.addresses:
