@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -26,6 +27,7 @@ from ssis_exporter.cli import exits, options
 from ssis_exporter.cli.fetch import FAILURES_PATH, fetch, fetch_as
 from ssis_exporter.cli.folder import storage_folder
 from ssis_exporter.cli.keeping import read_usual
+from ssis_exporter.cli.tables import print_rows
 from ssis_exporter.config import Config
 from ssis_exporter.durations import short_duration
 from ssis_exporter.exporter import Exporter
@@ -36,8 +38,6 @@ from ssis_exporter.model import Scope
 HEADS = ("PACKAGE", "USER", "AGE", "USUAL", "TIMES", "STATUS", "FOLDER", "PROJECT", "SOURCE", "INSTANCE ID")
 
 FAILED_HEADS = ("ENDED (UTC)", "RESULT", "PACKAGE", "TOOK", "FOLDER", "PROJECT", "SOURCE", "INSTANCE ID", "FIRST ERROR")
-
-NUMBERS = ("AGE", "USUAL", "TIMES", "TOOK")
 
 
 @click.command("list")
@@ -137,12 +137,7 @@ def _print(shown: Document) -> None:
 
 
 def _print_rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    if sys.stdout.isatty():
-        _print_table(heads, rows)
-        return
-    widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads))]
-    for row in (heads, *rows):
-        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    print_rows(heads, rows, sys.stdout, shutil.get_terminal_size().columns)
 
 
 def _nothing(sources: Sequence[SourceState]) -> str:
@@ -173,18 +168,3 @@ def _failed_row(one: PastFailure) -> tuple[str, ...]:
 
 def _span(seconds: float | None) -> str:
     return "" if seconds is None else short_duration(timedelta(seconds=seconds))
-
-
-def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    # Only for a terminal: rich alone takes longer to import than everything else here.
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in heads:
-        table.add_column(head, justify="right" if head in NUMBERS else "left", overflow="fold")
-    for row in rows:
-        # As Text: a package may be called "[red]".
-        table.add_row(*(Text(text) for text in row))
-    Console().print(table)
