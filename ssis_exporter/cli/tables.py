@@ -9,8 +9,8 @@ import click
 
 FOLDING = {"USER": 10, "STATUS": 10, "FOLDER": 10, "PROJECT": 10, "FIRST ERROR": 30}
 """
-Columns whose texts may go over several lines, and how many characters they keep at least. Names of packages and ids stay
-whole: they are copied into other commands.
+Columns whose texts may go over several lines, and how many characters they keep at least. Names of packages and ids
+stay whole: they are copied into other commands.
 """
 
 NUMBERS = frozenset({"AGE", "USUAL", "TIMES", "TOOK"})
