@@ -33,7 +33,7 @@ from ssis_exporter.historyfile import (
 from ssis_exporter.historymemory import HistoryMemory
 from ssis_exporter.model import EndedExecution, ExecutionFacts, ExecutionKey, Snapshot
 from ssis_exporter.reconcile import Links
-from ssis_exporter.storage import Database, StorageMetrics, open_read_only
+from ssis_exporter.storage import SLOW_SECONDS, Database, StorageMetrics, open_read_only
 from ssis_exporter.storagefolder import Storage
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ CLOSE_WAITS = timedelta(seconds=5)
 RETRY_SECONDS = 10.0
 """How long after a write that failed the next one is tried."""
 
-WRITE_WAITS = 2.0
+WRITE_WAITS = SLOW_SECONDS
 """How long a write may hold up what is counted next."""
 
 TIDY_SECONDS = 3600.0
@@ -83,7 +83,7 @@ class History:
 
         self._unwritten = False
         self._retry_at = 0.0
-        self._writing: asyncio.Task[bool] | None = None
+        self._writing: asyncio.Task[None] | None = None
         self._waiting: list[Work] = []
         self._working: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -254,38 +254,42 @@ class History:
             return
         if self._unwritten and self._monotonic() < self._retry_at:
             return
-        self._writing = asyncio.get_running_loop().create_task(self._put(changed))
-        await asyncio.wait([self._writing], timeout=WRITE_WAITS)
-        # Also while it goes on: what is counted from here on is not in it.
-        self._unwritten = not (self._writing.done() and self._writing.result())
-
-    async def _put(self, changed: Sequence[Statement]) -> bool:
-        """Writes what changed, or everything; whether the file then held what the memory did."""
         try:
             if self._unwritten:
                 await self._write_everything()
             elif changed:
-                await self._database.write(partial(write, work=changed))
+                await self._put(partial(write, work=changed))
         except StorageDamaged as exc:
-            return await self._begin_anew(exc)
+            await self._begin_anew(exc)
         except StorageError as exc:
             log.debug("history: not written: %s", exc)
+            self._unwritten = True
+            self._retry_at = self._monotonic() + RETRY_SECONDS
         except Exception:
             log.exception("history could not be written")
-        else:
-            return True
-        self._retry_at = self._monotonic() + RETRY_SECONDS
-        return False
+            self._unwritten = True
+            self._retry_at = self._monotonic() + RETRY_SECONDS
 
     async def _write_everything(self) -> None:
         if not self._is_loaded:
             # What the file holds and nobody could read until now must not be lost.
             await self._load()
         everything = await asyncio.to_thread(lambda: statements(self._memory.everything()))
-        await self._database.write(partial(rewrite, work=everything))
+        await self._put(partial(rewrite, work=everything))
+        self._unwritten = False
 
-    async def _begin_anew(self, why: StorageDamaged) -> bool:
-        """A damaged file is kept under another name; what is known in memory is written to a new one, if it can be."""
+    async def _put(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """One transaction. Raises `StorageSlow` when it takes long; it then goes on, and nobody knows how it ends."""
+        self._writing = asyncio.get_running_loop().create_task(self._database.write(work))
+        done, _ = await asyncio.wait([self._writing], timeout=WRITE_WAITS)
+        if not done:
+            self._writing.add_done_callback(lambda late: late.cancelled() or late.exception())
+            raise StorageSlow(f"{self._database.path} takes long to write")
+        self._writing.result()
+
+    async def _begin_anew(self, why: StorageDamaged) -> None:
+        """A damaged file is kept under another name; what is known in memory is written to a new one."""
+        self._unwritten = True
         try:
             kept = await self._database.set_aside()
             log.error("history begins anew: %s; it is kept as %s", why, kept)
@@ -294,8 +298,6 @@ class History:
         except StorageError as exc:
             log.error("history is not kept: %s", exc)  # noqa: TRY400 - ordinary
             self._retry_at = self._monotonic() + RETRY_SECONDS
-            return False
-        return True
 
     async def _load(self) -> None:
         """Raises `StorageError`; a damaged file is set aside, and then nothing is known."""
@@ -304,7 +306,7 @@ class History:
             await self._database.open()
             found = await self._database.read(lambda connection: _load_ours(connection, self._database.path))
         except StorageDamaged as exc:
-            self._unwritten = not await self._begin_anew(exc)
+            await self._begin_anew(exc)
         else:
             self._memory.merge(found)
             self._is_loaded = True
