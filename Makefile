@@ -27,13 +27,15 @@ help:
 # A stamp says what was installed from these files, so that a second run needs no network.
 $(VENV)/made:
 	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or later is missing; install it, or say PYTHON=/path/to/python3" >&2; exit 1; }
-	@"$(PYTHON)" -c '$(ENOUGH)' || { echo "make: $(PYTHON) is missing or older than 3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c '$(ENOUGH)' 2>/dev/null || { echo "make: $(PYTHON) is missing or older than 3.11" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) has no venv module; on Debian and Ubuntu install python3-venv" >&2; exit 1; }
-	@"$(PYTHON)" -m venv "$(VENV)"
+	@echo "Making $(VENV) with $(PYTHON) ..."
+	@# Whoever ends it by Ctrl-C need not read where Python was just then.
+	@told=$$("$(PYTHON)" -m venv "$(VENV)" 2>&1) || { printf '%s\n' "$$told" >&2; exit 1; }
 	@touch $@
 
 $(VENV)/installed: $(VENV)/made pyproject.toml
-	@echo "Installing into $(VENV) ..."
+	@echo "Installing into $(VENV) (a minute at most where the network is quick) ..."
 	@$(PIP) install --editable . || { $(NO_NETWORK); }
 	@touch $@
 
