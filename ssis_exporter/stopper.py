@@ -37,7 +37,7 @@ __all__ = ["StopSettings", "Stopper"]
 
 log = logging.getLogger(__name__)
 
-GLANCE_SECONDS, IDLE_GLANCE_SECONDS = 0.5, 2.0
+GLANCE_SECONDS, IDLE_GLANCE_SECONDS = 0.5, 1.0
 """How often the file that puts all stopping on hold is looked for: while anything waits to be stopped, and else."""
 
 TEND_SECONDS = 2.0
@@ -134,7 +134,7 @@ class Stopper:
         """
         Why all stopping is on hold; None when it is not.
 
-        As it was two seconds ago at most, half a second while anything waits to be stopped.
+        As it was a second ago at most, half a second while anything waits to be stopped.
         """
         return self._holding.reason
 

@@ -232,7 +232,7 @@ def test_the_file_alone_holds(tmp_path: Path) -> None:
         assert "by hand" == scene.stopper.held
         assert [] == scene.stopper.pending()
         (tmp_path / "hold").unlink()
-        await scene.time.advance(2)
+        await scene.time.advance(1)
         assert scene.stopper.held is None
 
     play(tmp_path, work, rules=[GRACE])
