@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 
-from ssis_exporter.errors import SourceMissing, SourceUnreachable
+from ssis_exporter.errors import SourceError, SourceMissing, SourceTimeout, SourceUnreachable
 from ssis_exporter.sources.catalog.deadline import Deadline
 from ssis_exporter.sources.catalog.resolver import Resolver
 from ssis_exporter.sources.catalog.settings import ServerAddress
@@ -33,12 +33,14 @@ def connect(
     A connected socket and the port that was used.
 
     A name with several addresses (a listener of an availability group over two subnets has one that is dead) is tried
-    address by address, each with its share of the time. Raises `SourceUnreachable` when none answers.
+    address by address, each with its share of the time. Raises `SourceTimeout` when all of them keep silent, as a
+    scrape says whose own time ends before; `SourceUnreachable` when any of them refuses.
     """
     deadline = deadline.of_one_wait()
     port = address.port or instance_port(address, deadline, browser_port=browser_port, resolver=resolver)
     found = resolver.addresses(address.host, port, deadline.left)
     troubles: list[str] = []
+    kind: type[SourceError] = SourceTimeout
     for place, (family, sockaddr) in enumerate(found):
         share = deadline.left / (len(found) - place)
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -50,9 +52,11 @@ def connect(
         except OSError as exc:
             sock.close()
             troubles.append(f"{sockaddr[0]}: {exc.strerror or exc}")
+            if not isinstance(exc, TimeoutError):
+                kind = SourceUnreachable
         else:
             return sock, port
-    raise SourceUnreachable(f"port {port} does not answer ({'; '.join(troubles)})")
+    raise kind(f"port {port} does not answer ({'; '.join(troubles)})")
 
 
 def instance_port(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeAlias
 
-from ssis_exporter.errors import SourceUnreachable
+from ssis_exporter.errors import SourceTimeout, SourceUnreachable
 
 MOST_AT_ONCE = 2
 """Questions for one name that may hang before no further one is asked."""
@@ -50,12 +50,12 @@ class Resolver:
         """Questions that are on their way, or whose answer nobody has asked for yet; the oldest first."""
 
     def addresses(self, host: str, port: int, seconds: float) -> list[SocketAddress]:
-        """Each once, in the system's order. Raises `SourceUnreachable` where there is none, or none in time."""
+        """Each once, in the system's order. Raises `SourceUnreachable` for none, `SourceTimeout` for none in time."""
         question = self._question(host, port)
         try:
             found = question.answer.result(seconds)
         except TimeoutError as exc:
-            raise SourceUnreachable(f"the name {host} was not resolved in time") from exc
+            raise SourceTimeout(f"the name {host} was not resolved in time") from exc
         except (OSError, UnicodeError) as exc:
             raise SourceUnreachable(f"the name {host} leads nowhere: {getattr(exc, 'strerror', None) or exc}") from exc
         with self._lock:
