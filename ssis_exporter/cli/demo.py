@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-import tempfile
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -13,6 +13,7 @@ import click
 
 from ssis_exporter.addresses import METRICS_PORT
 from ssis_exporter.cli import options
+from ssis_exporter.cli.folder import passing_folder
 from ssis_exporter.cli.serve import Flags, run
 from ssis_exporter.config import Config, default_source
 from ssis_exporter.sources.demo import DemoSettings
@@ -67,8 +68,8 @@ def command(
 ) -> int:
     """Run the exporter on a made-up estate: nothing is needed, nothing is touched."""
     # What is remembered of a made-up estate must not mix with what a real exporter on this machine keeps.
-    with tempfile.TemporaryDirectory(prefix="ssis-exporter-demo-", ignore_cleanup_errors=True) as folder:
-        flags = Flags(storage_path=storage_path if storage_path is not None else Path(folder), **given)
+    with nullcontext(storage_path) if storage_path is not None else passing_folder(options.state_directory()) as folder:
+        flags = Flags(storage_path=folder, **given)
         options.start_logging(flags.log_level, flags.log_format, flags.log_file)
         settings = DemoSettings(seed=seed, speed=speed, packages=packages, troubles=troubles)
         config = Config(sources=(default_source("demo", "demo", settings),), stop=_stop(stop_mode, speed))

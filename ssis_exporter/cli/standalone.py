@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from ssis_exporter.cli.folder import passing_folder
 from ssis_exporter.cli.keeping import read_known, read_typical
 from ssis_exporter.cli.stopping import Stopping
 from ssis_exporter.config import Config
@@ -33,8 +33,8 @@ async def stopping(config: Config, folder: Path, *, writes: bool) -> AsyncIterat
         raise ConfigError("the configuration has no section stop, so nothing may be stopped; see --config.file")
     registry = CollectorRegistry()
     exporter = Exporter(config, registry=registry, load=lambda: config)
-    with tempfile.TemporaryDirectory(prefix="ssis_exporter-") as nowhere:
-        used = folder if writes or (folder / NAME).exists() else Path(nowhere)
+    kept = writes or (folder / NAME).exists()
+    with nullcontext(folder) if kept else passing_folder(folder) as used:
         storage = Storage(used)
         made = Stopping(
             config.stop,
