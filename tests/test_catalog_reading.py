@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -22,18 +21,9 @@ from ssis_exporter.sources.catalog import look as look_module
 from ssis_exporter.testing import SourceContract
 from tests.catalogs import Clock, Rig, complete, ids, make_estate, rig, statuses
 
+pytest_plugins = ("tests.catalogfixtures",)
+
 FULL = os.environ.get("SSIS_EXPORTER_FULL") == "1"
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def made(tmp_path: Path, clock: Clock) -> Iterator[Rig]:
-    with rig(tmp_path, make_estate(clock=clock)) as one:
-        yield one
 
 
 class TestCatalogSource(SourceContract):

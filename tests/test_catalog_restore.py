@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
 from ssis_exporter.errors import SourceTimeout
 from ssis_exporter.model import Result
+from ssis_exporter.sources.catalog import CatalogSource
 from ssis_exporter.sources.catalog import look as look_module
-from tests.catalogs import Clock, Rig, complete, ids, make_estate, rig, told
+from tests.catalogs import Clock, Rig, complete, ids, told
 from tests.tds.engine import SqlError
 
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def made(tmp_path: Path, clock: Clock) -> Iterator[Rig]:
-    with rig(tmp_path, make_estate(clock=clock)) as one:
-        yield one
+pytest_plugins = ("tests.catalogfixtures",)
 
 
 def test_an_id_that_commits_late_is_seen(made: Rig) -> None:
@@ -176,6 +166,19 @@ def test_ids_that_were_given_out_again_are_other_runs(made: Rig, clock: Clock) -
     assert {1: "Lost", 2: "Another"} == names
 
 
+def look_that_is_cut_off(made: Rig, source: CatalogSource) -> None:
+    """It fails half-way through reading anew."""
+
+    def fail_once(text: str) -> None:
+        if text.startswith("SELECT e.execution_id FROM"):
+            made.server.before_each = None
+            made.server.faults.errors = [(1205, 1)]
+
+    made.server.before_each = fail_once
+    with pytest.raises(SourceTimeout):
+        source.snapshot()
+
+
 def test_an_end_is_told_although_reading_anew_was_cut_off(made: Rig) -> None:
     """
     A failover during which a run ended, and a look at it that failed half-way: the next one still knows what was open.
@@ -186,15 +189,7 @@ def test_an_end_is_told_although_reading_anew_was_cut_off(made: Rig) -> None:
     made.estate.end(number)
     made.estate.fork = "6f9619ff-8b86-d011-b42d-00c04fc964ff"
     made.estate._describe()
-
-    def fail_once(text: str) -> None:
-        if text.startswith("SELECT e.execution_id FROM"):
-            made.server.before_each = None
-            made.server.faults.errors = [(1205, 1)]
-
-    made.server.before_each = fail_once
-    with pytest.raises(SourceTimeout):
-        source.snapshot()
+    look_that_is_cut_off(made, source)
 
     assert [str(number)] == [end.facts.key.instance_id for end in source.snapshot().ended]
 
@@ -390,15 +385,7 @@ def test_what_ended_before_the_first_look_stays_past_when_reading_anew_was_cut_o
     source = made.source()
     source.snapshot()
     made.estate.server_name = "SQL02"
-
-    def fail_once(text: str) -> None:
-        if text.startswith("SELECT e.execution_id FROM"):
-            made.server.before_each = None
-            made.server.faults.errors = [(1205, 1)]
-
-    made.server.before_each = fail_once
-    with pytest.raises(SourceTimeout):
-        source.snapshot()
+    look_that_is_cut_off(made, source)
     seen = source.snapshot()
 
     assert ({open_run}, []) == (ids(seen), told(seen))

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ssis_exporter.errors import SourceAccessDenied, SourceBroken
 from ssis_exporter.model import Scope
-from tests.catalogs import Clock, Rig, complete, ids, make_estate, rig, told
+from tests.catalogs import Rig, complete, ids, make_estate, rig, told
 
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def made(tmp_path: Path, clock: Clock) -> Iterator[Rig]:
-    with rig(tmp_path, make_estate(clock=clock)) as one:
-        yield one
+pytest_plugins = ("tests.catalogfixtures",)
 
 
 def test_without_a_role_only_own_runs_are_seen_and_it_says_so(tmp_path: Path) -> None:

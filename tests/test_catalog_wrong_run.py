@@ -37,6 +37,15 @@ def server(folder: Path) -> AbstractContextManager[Rig]:
     return rig(folder, estate)
 
 
+@pytest.fixture
+def other(made: Rig, tmp_path: Path) -> Iterator[Rig]:
+    """To which the same name in DNS may lead; it knows the same account as `made`."""
+    (tmp_path / "other").mkdir()
+    with server(tmp_path / "other") as one:
+        one.estate.server_name = "SQL02"
+        yield one
+
+
 def source_of(made: Rig, scene: Scene, name: str = "sql01") -> CatalogSource:
     """One that looks at this server."""
     auth = Credentials(user=ACCOUNT, password_file=made.folder / "windows-password")
@@ -82,40 +91,37 @@ def test_an_alert_is_older_than_its_run_whatever_the_servers_clock_says(made: Ri
 
 @pytest.mark.parametrize("known_by", ["an earlier life", "an earlier look"])
 def test_another_server_under_the_same_name_is_asked_for_nothing_of_before(
-    made: Rig, tmp_path: Path, known_by: str
+    made: Rig, other: Rig, tmp_path: Path, known_by: str
 ) -> None:
     """
     A reload, or the name in DNS, leads to another server, where the id is a run that began before the alert did.
     """
-    (tmp_path / "other").mkdir()
-    with server(tmp_path / "other") as other:
 
-        async def work(scene: Scene) -> None:
-            made.estate.now = other.estate.now = scene.time.now
-            other.estate.server_name = "SQL02"
-            for one in (made, other):
-                one.estate.add(70)
-            await scene.time.advance(600)
-            source = source_of(made, scene)
-            seen = source.snapshot()
-            about_the_first = scene.time.now()
-            await scene.time.advance(60)
-            if known_by == "an earlier look":
-                source._settings = other.settings(auth=source._settings.auth)
-                source.close()
-            else:
-                source = source_of(other, scene)
-                source.resume(seen.bookmark, ["70"])
-            scene.workers["sql01"] = InlineWorker(source)
+    async def work(scene: Scene) -> None:
+        made.estate.now = other.estate.now = scene.time.now
+        for one in (made, other):
+            one.estate.add(70)
+        await scene.time.advance(600)
+        source = source_of(made, scene)
+        seen = source.snapshot()
+        about_the_first = scene.time.now()
+        await scene.time.advance(60)
+        if known_by == "an earlier look":
+            source._settings = other.settings(auth=source._settings.auth)
+            source.close()
+        else:
+            source = source_of(other, scene)
+            source.resume(seen.bookmark, ["70"])
+        scene.workers["sql01"] = InlineWorker(source)
 
-            assert ("refused", "alert_before_run") == await nominate(scene, about_the_first)
-            assert [] == made.server.stop_operation.calls + other.server.stop_operation.calls
-            assert "known under its name since" in scene.stopper.last_outcomes()[0].text
-            await scene.time.advance(60)
-            assert ("stopped", None) == await nominate(scene, scene.time.now())
-            assert ([], [70]) == (made.server.stop_operation.calls, other.server.stop_operation.calls)
+        assert ("refused", "alert_before_run") == await nominate(scene, about_the_first)
+        assert [] == made.server.stop_operation.calls + other.server.stop_operation.calls
+        assert "known under its name since" in scene.stopper.last_outcomes()[0].text
+        await scene.time.advance(60)
+        assert ("stopped", None) == await nominate(scene, scene.time.now())
+        assert ([], [70]) == (made.server.stop_operation.calls, other.server.stop_operation.calls)
 
-        play(tmp_path / "state", work, sources=["sql01"])
+    play(tmp_path / "state", work, sources=["sql01"])
 
 
 def test_a_restart_on_the_same_catalog_takes_alerts_of_before(made: Rig) -> None:
@@ -161,54 +167,48 @@ def test_two_sources_that_lead_to_one_server_ask_it_once(made: Rig) -> None:
 
 
 @pytest.mark.parametrize("asked", [False, True], ids=["in grace", "asked"])
-def test_another_server_proves_no_end(made: Rig, tmp_path: Path, *, asked: bool) -> None:
+def test_another_server_proves_no_end(made: Rig, other: Rig, tmp_path: Path, *, asked: bool) -> None:
     """
     The name in DNS leads elsewhere while a stop is under way: that the run is not there says nothing of it.
     """
     made.server.stop_operation.obeys = False
-    (tmp_path / "other").mkdir()
-    with server(tmp_path / "other") as other:
 
-        async def work(scene: Scene) -> None:
-            made.estate.now = other.estate.now = scene.time.now
-            other.estate.server_name = "SQL02"
-            made.estate.add(70)
-            await scene.time.advance(600)
-            source = source_of(made, scene)
-            scene.workers["sql01"] = InlineWorker(source)
-            await scene.stopper.submit([scene.nominate("70", "sql01")])
-            await scene.time.advance(30)
-            source._settings = other.settings(auth=source._settings.auth)
-            source.close()
+    async def work(scene: Scene) -> None:
+        made.estate.now = other.estate.now = scene.time.now
+        made.estate.add(70)
+        await scene.time.advance(600)
+        source = source_of(made, scene)
+        scene.workers["sql01"] = InlineWorker(source)
+        await scene.stopper.submit([scene.nominate("70", "sql01")])
+        await scene.time.advance(30)
+        source._settings = other.settings(auth=source._settings.auth)
+        source.close()
 
-            assert ("unconfirmed" if asked else "expired") == await scene.outcome("70", "sql01")
-            assert "another one" in scene.stopper.last_outcomes()[0].text
+        assert ("unconfirmed" if asked else "expired") == await scene.outcome("70", "sql01")
+        assert "another one" in scene.stopper.last_outcomes()[0].text
 
-        play(tmp_path / "state", work, sources=["sql01"], rules=[EVERYTHING if asked else GRACE])
+    play(tmp_path / "state", work, sources=["sql01"], rules=[EVERYTHING if asked else GRACE])
     assert ([70] if asked else []) == made.server.stop_operation.calls
 
 
-def test_a_run_that_was_asked_on_the_other_server_is_proved_there(made: Rig, tmp_path: Path) -> None:
+def test_a_run_that_was_asked_on_the_other_server_is_proved_there(made: Rig, other: Rig, tmp_path: Path) -> None:
     """
     Only what was asked before the change is in doubt.
     """
-    (tmp_path / "other").mkdir()
-    with server(tmp_path / "other") as other:
 
-        async def work(scene: Scene) -> None:
-            made.estate.now = other.estate.now = scene.time.now
-            other.estate.server_name = "SQL02"
-            other.estate.add(70)
-            await scene.time.advance(600)
-            source = source_of(other, scene)
-            source.resume(source_of(made, scene).snapshot().bookmark, [])
-            scene.workers["sql01"] = InlineWorker(source)
-            source.snapshot()
-            await scene.time.advance(60)
+    async def work(scene: Scene) -> None:
+        made.estate.now = other.estate.now = scene.time.now
+        other.estate.add(70)
+        await scene.time.advance(600)
+        source = source_of(other, scene)
+        source.resume(source_of(made, scene).snapshot().bookmark, [])
+        scene.workers["sql01"] = InlineWorker(source)
+        source.snapshot()
+        await scene.time.advance(60)
 
-            assert ("stopped", None) == await nominate(scene, scene.time.now())
+        assert ("stopped", None) == await nominate(scene, scene.time.now())
 
-        play(tmp_path / "state", work, sources=["sql01"])
+    play(tmp_path / "state", work, sources=["sql01"])
 
 
 @pytest.mark.parametrize("jump", [0, 3])
