@@ -12,28 +12,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.dts.assemblies import Gac, build
 from tests.dts.estate import Estate, Package
-from tests.dts.served import Page, Served, Webhook, served, source_entry
+from tests.dts.served import BESIDE, UNRULY, Page, Served, Webhook, served, source_entry
 from tests.stack import wait_until
 
+pytest_plugins = ("tests.dts.fixtures",)
 pytestmark = pytest.mark.real
 
 FULL = os.environ.get("SSIS_EXPORTER_FULL") == "1"
 
-BESIDE = "  - {name: beside, kind: demo, packages: 40, speed: 1}\n"
-"""A source that must not notice anything."""
-
 SCRAPE_SECONDS = 5
-
-UNRULY = Path(__file__).parent / "dts" / "unruly.py"
 
 
 @dataclass(frozen=True)
@@ -76,21 +70,11 @@ FAULTS = (
 )
 
 
-@pytest.fixture(scope="module")
-def gac(tmp_path_factory: pytest.TempPathFactory) -> Gac:
-    """The contract as 16.0.0.0."""
-    return build(tmp_path_factory.mktemp("assemblies"), (16,))
-
-
 @pytest.fixture
-def estate(tmp_path: Path, gac: Gac, monkeypatch: pytest.MonkeyPatch) -> Iterator[Estate]:
-    """A machine with one run, whose properties every look reads; a CLR that crashes writes its dump there."""
-    (tmp_path / "estate").mkdir()
-    monkeypatch.chdir(tmp_path / "estate")
-    made = Estate(tmp_path / "estate", gac)
-    made.add(Package(""))
-    yield made
-    made.close()
+def estate(estate: Estate) -> Estate:
+    """One run, whose properties every look reads."""
+    estate.add(Package(""))
+    return estate
 
 
 def test_cycles_of_failure_are_told_pass_and_leave_nothing_behind(tmp_path: Path, estate: Estate) -> None:
@@ -101,7 +85,7 @@ def test_cycles_of_failure_are_told_pass_and_leave_nothing_behind(tmp_path: Path
     """
     cycles = 500 if FULL else len(FAULTS)
     webhook = Webhook(tmp_path)
-    entry = source_entry(estate, time_limit="1s", helper=f'["{sys.executable}", "{UNRULY}"]')
+    entry = source_entry(estate, time_limit="1s", helper=UNRULY)
     with served(tmp_path, estate, entry, BESIDE, more=webhook.config) as exporter:
         exporter.wait_until_up()
         belongings, memory = [exporter.belongings()], [exporter.process.memory_info().rss / 2**20]

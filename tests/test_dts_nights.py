@@ -15,10 +15,10 @@ import pytest
 
 from ssis_exporter.model import Execution, Snapshot
 from ssis_exporter.sources.dts import DtsSource
-from tests.dts.assemblies import Gac, build
 from tests.dts.estate import QUICK, Estate, Package, settings, ticks
 from tests.dts.served import served, source_entry
 
+pytest_plugins = ("tests.dts.fixtures",)
 pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone of a process can only be set on POSIX"),
@@ -39,12 +39,6 @@ NIGHTS = [
 
 STEP = timedelta(minutes=1 if FULL else 4)
 ROUNDED = timedelta(seconds=1)
-
-
-@pytest.fixture(scope="module")
-def gac(tmp_path_factory: pytest.TempPathFactory) -> Gac:
-    """The contract as 16.0.0.0."""
-    return build(tmp_path_factory.mktemp("assemblies"), (16,))
 
 
 @contextmanager
@@ -123,14 +117,14 @@ class Night:
 
 @pytest.mark.parametrize("with_history", [True, False], ids=["history", "no history"])
 @pytest.mark.parametrize(("zone", "change"), NIGHTS, ids=lambda value: str(value)[:20].replace("/", "-"))
-def test_a_night(gac: Gac, tmp_path: Path, zone: str, change: datetime, with_history: bool) -> None:
+def test_a_night(estate: Estate, tmp_path: Path, zone: str, change: datetime, with_history: bool) -> None:
     """
     A duration is never negative and never longer than the truth; it is right, or marked where nothing could decide:
     for runs that no look saw beginning. What was decided once stands, also after a restart with a history.
     """
     with clocks_of(zone):
         its_zone = ZoneInfo(zone)
-        night = Night(Estate(tmp_path, gac), its_zone, change, f"{zone} {change}")
+        night = Night(estate, its_zone, change, f"{zone} {change}")
         unwatched = {instance for instance, began in night.began.items() if began <= night.now + STEP}
         restarts = {timedelta(minutes=minutes) for minutes in ((100, 140, 172, 200) if FULL else (140,))}
         began_at = night.now
@@ -181,14 +175,12 @@ def zone_that_changed(now: datetime, *, to_summer: bool) -> str:
 
 
 @pytest.mark.parametrize("to_summer", [False, True], ids=["autumn", "spring"])
-def test_a_night_on_the_page(gac: Gac, tmp_path: Path, to_summer: bool) -> None:
+def test_a_night_on_the_page(estate: Estate, tmp_path: Path, to_summer: bool) -> None:
     """
     The installed command, in a zone whose clocks changed 40 minutes ago. In autumn a run that was there before the
     exporter, and that may have begun in either hour, is shown with the later start and marked; one that began under its
     eyes is not, also after a restart. All other starts, and all in spring, are what they are.
     """
-    (tmp_path / "estate").mkdir()
-    estate = Estate(tmp_path / "estate", gac)
     zone = zone_that_changed(datetime.now(UTC), to_summer=to_summer)
     with clocks_of(zone):
 

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.dts.assemblies import CONTRACT, Gac, build
+from tests.dts.assemblies import CONTRACT
 from tests.dts.assemblies import run as run_tool
 from tests.dts.estate import Estate, Package, ticks
 from tests.dts.served import Webhook, served, source_entry
 from tests.installed import run
 from tests.real import need_program
 
+pytest_plugins = ("tests.dts.fixtures",)
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def gac(tmp_path_factory: pytest.TempPathFactory) -> Gac:
-    """The contract as 15.0.0.0 and 16.0.0.0."""
-    return build(tmp_path_factory.mktemp("assemblies"), (15, 16))
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +27,6 @@ def helper(tmp_path_factory: pytest.TempPathFactory) -> str:
         [need_program("mcs", "mono-mcs"), "-langversion:5", f"-out:{program}", str(CONTRACT.with_name("Helper.cs"))]
     )
     return f'["{need_program("mono", "mono-runtime")}", "{program}"]'
-
-
-@pytest.fixture
-def estate(tmp_path: Path, gac: Gac) -> Iterator[Estate]:
-    """A machine on which nothing runs yet."""
-    (tmp_path / "estate").mkdir()
-    made = Estate(tmp_path / "estate", gac)
-    yield made
-    made.close()
 
 
 def test_it_lists_and_stops(tmp_path: Path, estate: Estate, helper: str) -> None:

@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.dts.assemblies import Gac, build
 from tests.dts.estate import Estate, Package, ticks
-from tests.dts.served import Webhook, served, source_entry
+from tests.dts.served import BESIDE, UNRULY, Webhook, served, source_entry
 from tests.installed import run
 from tests.stack import wait_until
 
+pytest_plugins = ("tests.dts.fixtures",)
 pytestmark = pytest.mark.real
-
-UNRULY = Path(__file__).parent / "dts" / "unruly.py"
-
-BESIDE = "  - {name: beside, kind: demo, packages: 40, speed: 1}\n"
-"""A source that must not notice anything."""
-
-
-@pytest.fixture(scope="module")
-def gac(tmp_path_factory: pytest.TempPathFactory) -> Gac:
-    """The contract as 15.0.0.0 and 16.0.0.0."""
-    return build(tmp_path_factory.mktemp("assemblies"), (15, 16))
-
-
-@pytest.fixture
-def estate(tmp_path: Path, gac: Gac, monkeypatch: pytest.MonkeyPatch) -> Iterator[Estate]:
-    """A machine on which nothing runs yet; a CLR that crashes writes its dump into it."""
-    (tmp_path / "estate").mkdir()
-    monkeypatch.chdir(tmp_path / "estate")
-    made = Estate(tmp_path / "estate", gac)
-    yield made
-    made.close()
 
 
 def test_a_thousand_packages_on_the_page(tmp_path: Path, estate: Estate) -> None:
@@ -154,7 +131,7 @@ def test_check_says_what_is_missing(tmp_path: Path, estate: Estate, fault: str, 
     (estate.folder / "mode").write_text(what if member == "helper" else "")
     estate.faults(*([fault] if member != "helper" else []))
     config = tmp_path / "ssis_exporter.yml"
-    config.write_text("sources:\n" + source_entry(estate, helper=f'["{sys.executable}", "{UNRULY}"]'))
+    config.write_text("sources:\n" + source_entry(estate, helper=UNRULY))
     done = run("check", "--config.file", config, env=estate.environment())
 
     assert code == done.code, done.out + done.err
@@ -169,7 +146,7 @@ def test_what_the_account_sees_is_on_the_page(tmp_path: Path, estate: Estate, el
     """
     # A helper of the tests says so; the real one asks Windows.
     (estate.folder / "mode").write_text("all" if elevated else "own")
-    with served(tmp_path, estate, source_entry(estate, helper=f'["{sys.executable}", "{UNRULY}"]')) as exporter:
+    with served(tmp_path, estate, source_entry(estate, helper=UNRULY)) as exporter:
         exporter.wait_until_up()
         page = exporter.scrape()
 

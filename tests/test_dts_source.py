@@ -11,12 +11,11 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import psutil
 import pytest
 
 from ssis_exporter.errors import (
@@ -36,7 +35,7 @@ from ssis_exporter.sources.dts import DtsSource
 from ssis_exporter.sources.dts.protocol import NO_IDENTITY
 from ssis_exporter.sources.interface import Source
 from ssis_exporter.testing import SourceContract
-from tests.dts.assemblies import Gac, build
+from tests.dts.assemblies import Gac
 from tests.dts.estate import (
     Estate,
     Package,
@@ -44,42 +43,8 @@ from tests.dts.estate import (
     ticks,
 )
 
+pytest_plugins = ("tests.dts.fixtures",)
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def gac(tmp_path_factory: pytest.TempPathFactory) -> Gac:
-    """The contract as 15.0.0.0 and 16.0.0.0."""
-    return build(tmp_path_factory.mktemp("assemblies"), (15, 16))
-
-
-@pytest.fixture(autouse=True)
-def _dumps_go_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CLR that crashes writes its dump into the folder that it runs in."""
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def children() -> Callable[[], list[psutil.Process]]:
-    """The helpers that a test itself started and that live."""
-    me = psutil.Process()
-    before = {child.pid for child in me.children()}
-    return lambda: [child for child in me.children() if child.pid not in before]
-
-
-@pytest.fixture
-def estate(tmp_path: Path, gac: Gac) -> Iterator[Estate]:
-    """A machine on which nothing runs yet."""
-    made = Estate(tmp_path, gac)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def source(estate: Estate) -> Iterator[DtsSource]:
-    """A source that sees the estate."""
-    with source_on(estate) as made:
-        yield made
 
 
 class TestContract(SourceContract):

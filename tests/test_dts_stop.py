@@ -12,37 +12,12 @@ import pytest
 from ssis_exporter.ledger import read_events
 from ssis_exporter.ledgerrows import Event, EventKind
 from ssis_exporter.model import StopOutcome
-from tests.dts.assemblies import Gac, build
 from tests.dts.estate import Estate, Package
 from tests.dts.served import Served, Webhook, nomination, served, source_entry
-from tests.stack import Alertmanager, wait_until
+from tests.stack import AT_ONCE, Alertmanager, filled, wait_until
 
+pytest_plugins = ("tests.dts.fixtures",)
 pytestmark = pytest.mark.real
-
-ALERTMANAGER = """
-route: {{receiver: ssis-stop, group_by: ['...'], group_wait: 0s, group_interval: 1s, repeat_interval: 1h}}
-receivers:
-  - name: ssis-stop
-    webhook_configs:
-      - url: {webhook.url}
-        max_alerts: 0
-        http_config: {{authorization: {{credentials_file: {webhook.token_file}}}}}
-"""
-
-
-@pytest.fixture(scope="module")
-def gac(tmp_path_factory: pytest.TempPathFactory) -> Gac:
-    """The contract as 16.0.0.0."""
-    return build(tmp_path_factory.mktemp("assemblies"), (16,))
-
-
-@pytest.fixture
-def estate(tmp_path: Path, gac: Gac) -> Iterator[Estate]:
-    """A machine on which nothing runs yet."""
-    (tmp_path / "estate").mkdir()
-    made = Estate(tmp_path / "estate", gac)
-    yield made
-    made.close()
 
 
 class Stoppable:
@@ -78,7 +53,7 @@ def test_alertmanager_stops_one_of_twenty(tmp_path: Path, estate: Estate) -> Non
     target = packages[13]
     assert target.process is not None
     stoppable = Stoppable(tmp_path, estate)
-    config = ALERTMANAGER.format(webhook=stoppable.webhook)
+    config = filled(AT_ONCE, webhook=stoppable.webhook.port, token_file=stoppable.webhook.token_file)
     with stoppable.serve() as exporter, Alertmanager(tmp_path / "alertmanager", config) as alertmanager:
         alert = nomination(target) | {"endsAt": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}
         alertmanager.send(alert)

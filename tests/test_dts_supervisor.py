@@ -10,7 +10,7 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -30,7 +30,7 @@ from ssis_exporter.model import StopReply
 from ssis_exporter.sources.dts import DtsSource
 from ssis_exporter.sources.dts.process import LONGEST_LINE
 from ssis_exporter.sources.dts.supervisor import Patience
-from tests.dts.assemblies import Gac, build
+from tests.dts.assemblies import Gac
 from tests.dts.estate import (
     QUICK,
     Estate,
@@ -44,44 +44,10 @@ from tests.dts.estate import (
 )
 from tests.stack import wait_until
 
+pytest_plugins = ("tests.dts.fixtures",)
 pytestmark = pytest.mark.real
 
 HELLO = 'import sys; print(\'{"hello":1,"pid":1,"release":160,"assembly":"x"}\', flush=True); sys.stdin.readline()'
-
-
-@pytest.fixture(scope="module")
-def gac(tmp_path_factory: pytest.TempPathFactory) -> Gac:
-    """The contract as 15.0.0.0 and 16.0.0.0."""
-    return build(tmp_path_factory.mktemp("assemblies"), (15, 16))
-
-
-@pytest.fixture(autouse=True)
-def _dumps_go_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CLR that crashes writes its dump into the folder that it runs in."""
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def children() -> Callable[[], list[psutil.Process]]:
-    """The helpers that a test itself started and that live."""
-    me = psutil.Process()
-    before = {child.pid for child in me.children()}
-    return lambda: [child for child in me.children() if child.pid not in before]
-
-
-@pytest.fixture
-def estate(tmp_path: Path, gac: Gac) -> Iterator[Estate]:
-    """A machine on which nothing runs yet."""
-    made = Estate(tmp_path, gac)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def source(estate: Estate) -> Iterator[DtsSource]:
-    """A source that sees the estate."""
-    with source_on(estate) as made:
-        yield made
 
 
 @pytest.mark.parametrize("member", ["ctor", "list", "enumerate", "PackageName"])

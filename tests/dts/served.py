@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.dts.estate import Estate, Package
 from tests.installed import Serving
 from tests.stack import LOOPBACK, fetch, free_port, wait_until
+
+BESIDE = "  - {name: beside, kind: demo, packages: 40, speed: 1}\n"
+"""A source that must not notice anything."""
+
+UNRULY = f'["{sys.executable}", "{Path(__file__).with_name("unruly.py")}"]'
+"""The command of a helper that does what the file `mode` of the estate says."""
 
 RUN_METRICS = "ssis_package_execution_"
 
