@@ -258,7 +258,9 @@ def test_without_a_section_stop_nothing_may_be_stopped(tmp_path: Path, capsys: p
     command = ["stop", "1", "--source", "sqlprod01", "--config.file", str(config), "--storage.path", str(tmp_path)]
 
     assert exits.USAGE == run(command)
-    assert "the configuration has no section stop, so nothing may be stopped" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"no exporter that may stop anything runs with {tmp_path} (--storage.path)" in told
+    assert "the configuration (--config.file) has no section stop, so nothing may be stopped" in told
 
 
 def stop(service: Service, instance_id: str, *flags: str) -> int:

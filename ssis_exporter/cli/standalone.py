@@ -30,7 +30,10 @@ async def stopping(config: Config, folder: Path, *, writes: bool) -> AsyncIterat
     with the folder, `ConfigError` for a configuration without `stop`.
     """
     if config.stop is None:
-        raise ConfigError("the configuration has no section stop, so nothing may be stopped; see --config.file")
+        raise ConfigError(
+            f"no exporter that may stop anything runs with {folder} (--storage.path), and the configuration "
+            "(--config.file) has no section stop, so nothing may be stopped"
+        )
     registry = CollectorRegistry()
     exporter = Exporter(config, registry=registry, load=lambda: config)
     kept = writes or (folder / NAME).exists()
