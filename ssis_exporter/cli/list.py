@@ -118,7 +118,9 @@ def _remarks(source: SourceState) -> list[str]:
     """What keeps the list from being the whole truth."""
     name = clean_line(source.name)
     if not source.up:
-        return [f"source {name} could not be read: {clean_line(source.error or 'no reason given')}"]
+        # The sentence begins with the source's name.
+        why = clean_line(source.error or "no reason given").removeprefix(f"{name}: ")
+        return [f"source {name} could not be read: {why}"]
     remarks = []
     if source.incomplete:
         remarks.append(f"source {name} is still being filled: there are more executions than these")
