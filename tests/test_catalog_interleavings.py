@@ -13,8 +13,7 @@ import pytest
 
 from ssis_exporter.errors import SourceError
 from ssis_exporter.model import Snapshot
-from ssis_exporter.sources.catalog import CatalogSource
-from ssis_exporter.sources.catalog import look as look_module
+from ssis_exporter.sources.catalog import CatalogSource, judging
 from ssis_exporter.sources.catalog.memory import Bookmark
 from tests.catalogs import Clock, Rig, make_estate, rig, statuses
 from tests.tds.engine import SqlError
@@ -309,8 +308,8 @@ def test_nothing_is_missed_and_nothing_lingers(
     """
     chance = random.Random(seed)
     clock = Clock()
-    monkeypatch.setattr(look_module, "OWN_IS_QUICK", 0.0)
-    monkeypatch.setattr(look_module, "OWN_SHARE", 0.4)
+    monkeypatch.setattr(judging, "IS_QUICK", 0.0)
+    monkeypatch.setattr(judging, "SHARE", 0.4)
     with rig(tmp_path, make_estate(clock=clock)) as made:
         if sees == "granted":
             account = made.estate.accounts["exporter"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from ssis_exporter.errors import SourceAccessDenied, SourceBroken
-from ssis_exporter.model import Scope
+from ssis_exporter.errors import SourceAccessDenied, SourceBroken, SourceTimeout
+from ssis_exporter.model import FindingLevel, Scope
 from tests.catalogs import Rig, complete, ids, make_estate, rig, told
 
 pytest_plugins = ("tests.catalogfixtures",)
@@ -35,6 +39,7 @@ class Own:
         made.estate.accounts["exporter"].roles = roles or set()
         made.server.before_each = self._answer
         self.estate, self.server = made.estate, made.server
+        self.server_settings = made.settings
         self.source = made.source(monotonic=lambda: self.now)
         self.first = self.add()
         complete(self.source)
@@ -114,6 +119,99 @@ def test_a_start_that_is_rolled_back_is_looked_into_at_once(made: Rig) -> None:
     own.estate.delete(ghost)
 
     assert ({own.first}, False) == own.look(after=60)
+
+
+@contextmanager
+def judges_for_ever(own: Own) -> Iterator[None]:
+    """The server comes to no end with what it has to judge for a login without a role; a look lasts two seconds."""
+    generous, own.source._settings = own.source._settings, own.server_settings(time_limit=timedelta(seconds=0.3))
+    over = threading.Event()
+
+    def judge(text: str) -> None:
+        if "ORDER BY e.execution_id" in text and not own.estate.accounts["exporter"].roles:
+            own.now += 2
+            over.wait()
+
+    before, own.server.before_each = own.server.before_each, judge
+    try:
+        yield
+    finally:
+        over.set()
+        own.server.before_each = before
+        own.source._settings = generous
+
+
+WHY = "exporter is in none of ssis_logreader, .* judges the runs of all others, .* ssis-exporter check prints what"
+
+
+def test_a_server_that_comes_to_no_end_is_left_alone_for_a_while(made: Rig) -> None:
+    """
+    And the reason is told with what to do. A role that is given is noticed at once.
+    """
+    own = Own(made, seconds=0.0)
+    own.source.close()
+    own.source = made.source("new", monotonic=lambda: own.now)
+    with judges_for_ever(own):
+        for _ in range(2):
+            with pytest.raises(SourceTimeout, match=WHY):
+                own.look()
+        own.server.forget()
+        with pytest.raises(SourceTimeout, match=WHY):
+            own.look(after=37)
+        assert not [one for one in own.server.exchanges if "execution_id" in one.text]
+
+        with pytest.raises(SourceTimeout, match=WHY):
+            own.look(after=2)
+        assert [one for one in own.server.exchanges if "execution_id" in one.text] == []
+        made.estate.accounts["exporter"].roles.add("ssis_logreader")
+        assert ({own.first}, False) == own.look()
+
+
+def test_known_runs_are_told_where_new_ones_cannot_be_found(made: Rig) -> None:
+    """
+    Once it is clear that the server is not silent but judging: a look of known runs, and it is told as incomplete.
+    """
+    own = Own(made, seconds=0.0)
+    with judges_for_ever(own):
+        with pytest.raises(SourceTimeout, match="no answer in time"):
+            own.look()
+        with pytest.raises(SourceTimeout, match=WHY):
+            own.look()
+        assert ({own.first}, True) == own.look()
+        own.estate.end(own.first)
+        assert [own.first] == told(own.source.snapshot())
+
+    second = own.add()
+    assert (set(), True) == own.look(after=20)
+    assert ({second}, False) == own.look(after=20)
+
+
+def test_check_knows_what_to_grant_where_the_server_comes_to_no_end(made: Rig) -> None:
+    """
+    It asks for nothing that has to be judged.
+    """
+    own = Own(made, seconds=0.0)
+    own.source.close()
+    with judges_for_ever(own):
+        (problem,) = [one for one in own.source.check() if one.level is FindingLevel.PROBLEM]
+
+    assert "ALTER ROLE ssis_logreader ADD MEMBER [exporter];" in problem.remedy
+
+
+def test_a_login_that_sees_only_its_own_is_told_of_in_the_log(made: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """
+    Once, and once more where that makes new runs hard to find.
+    """
+    own = Own(made, seconds=2.0)
+    for _ in range(3):
+        own.look(after=100)
+
+    sees, judges = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    who = "source sql01: exporter is in none of ssis_logreader, ssis_admin, sysadmin, so "
+    assert sees.startswith(f"{who}it sees only runs that it started or was granted; ssis-exporter check")
+    assert judges.startswith(
+        f"{who}for every look the server judges the runs of all others, which has taken it 2.0 s; "
+    )
 
 
 def test_before_2016_there_is_no_reader_role(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from ssis_exporter.errors import SourceAccessDenied, SourceUnreachable
 from ssis_exporter.model import EndedExecution, Scope, Visibility
 from ssis_exporter.sources.catalog.deadline import Deadline
+from ssis_exporter.sources.catalog.judging import Judging
 from ssis_exporter.sources.catalog.memory import Memory, OpenRun
 from ssis_exporter.sources.catalog.queries import FRESH_AT_ONCE, Answer, Changed, Place, Queries, Zone, in_pieces
 from ssis_exporter.sources.catalog.rows import OPEN, Row, same_run
@@ -23,13 +24,6 @@ FILL_BUDGET = 1.5
 
 MOST_LOCKS = 20
 """Locks met in one look before the rest of what seems to have ended is left for the next one."""
-
-OWN_IS_QUICK, OWN_SHARE = 0.5, 0.05
-"""
-Where the login sees only its own runs, the catalog judges each newer row of all others by its permissions, and no
-question avoids that. If it takes more seconds than the first, new runs are asked for seldom enough to take no more than
-the second of the time, and the answer is incomplete between. Known runs are asked for by id at every look.
-"""
 
 CREATED_EVERY = 60.0
 """Seconds between questions for runs that have been waiting in `created` for long."""
@@ -81,8 +75,9 @@ class Looker:
         self.memory = memory
         self._monotonic = monotonic
         self._created_asked_at: float | None = None
-        self._new_not_before = 0.0
-        """When new runs are asked for again; known ones always are."""
+        self._judging = Judging(source, monotonic=monotonic)
+        self._was_silent = False
+        """Whether the look before ended with its time."""
         self._now = datetime.now(UTC)
         """The server's clock as last seen; only to tell who is young."""
         self._set_aside: dict[int, OpenRun] = {}
@@ -109,21 +104,33 @@ class Looker:
         is true after that as well: what was not read is as it was.
         """
         self._set_aside = {}
+        self._judging.look_begins()
         began = self._monotonic()
         try:
             seen = self._look(queries, deadline)
-        except BaseException:
+        except BaseException as exc:
             if self._set_aside:
                 # Began anew and did not come to its end: the next look begins anew again, and knows all that was open.
                 self.memory.open = self._set_aside | self.memory.open
                 self.memory.origin = None
+            self._was_silent = isinstance(exc, TimeoutError)
+            reason = self._judging.silent() if self._was_silent else None
+            if reason is not None:
+                raise reason from exc
             raise
+        self._was_silent = False
         self._clock.shown(seen.now, asked_at=began, told_at=self._monotonic())
         return seen
 
     def _look(self, queries: Queries, deadline: Deadline) -> Seen:
         memory = self.memory
+        if memory.origin is None or self._was_silent:
+            # A small question, which tells a server that is silent from one that has too much to judge.
+            here = queries.place_alone(memory.highest, deadline)
+            self._check_rights(here)
+            self._judging.answers(here.rights)
         if memory.origin is None:
+            self._judging.check_due()
             place = queries.place(deadline)
             self._check_rights(place)
             self._start_over(queries, place, deadline)
@@ -163,13 +170,11 @@ class Looker:
         now = self._monotonic()
         due = self._created_asked_at is None or now - self._created_asked_at >= CREATED_EVERY
         pieces = in_pieces(memory.asked(self._now, all_created=due)) or [[]]
-        if now < self._new_not_before:
-            answer = queries.look_at_known(memory.highest, pieces[0], deadline)
-        else:
+        if self._judging.is_due:
             answer = queries.look(memory.highest, memory.floor, pieces[0], deadline)
-            if answer.before.rights.visibility.scope is not Scope.ALL:
-                took = self._monotonic() - now
-                self._new_not_before = now + took / OWN_SHARE if took > OWN_IS_QUICK else now
+            self._judging.done(answer.before.rights, now)
+        else:
+            answer = queries.look_at_known(memory.highest, pieces[0], deadline)
         changed = answer.changed
         for piece in pieces[1:]:
             changed = changed + queries.changed(piece, deadline)
@@ -200,26 +205,35 @@ class Looker:
 
     def _start_over(self, queries: Queries, place: Place, deadline: Deadline) -> None:
         memory = self.memory
-        lowest = queries.lowest(deadline)
+        sees_all = place.rights.visibility.scope is Scope.ALL
+        # The lowest of its own is as hard to find for a login that sees no others; the fill finds it piece by piece.
+        lowest = queries.lowest(deadline) if sees_all else 1
         went_back = memory.origin is not None and place.highest < memory.floor
         if went_back or memory.last_origin not in ("", place.origin.digest):
             self._became_another_at = self._monotonic()
             self._clock = ServerClock(self._source)
         if memory.origin is not None:
             log.info("source %s: the catalog is another one or was restored; reading it anew", self._source)
+        if not sees_all:
+            log.warning(
+                "source %s: %s, so it sees only runs that it started or was granted; ssis-exporter check prints what to"
+                " grant",
+                self._source,
+                place.rights.visibility.detail,
+            )
         before = memory.start_over(origin=place.origin, rights=place.rights, highest=place.highest, lowest=lowest)
         self._set_aside = before | self._set_aside
         memory.saw_zone(queries.ids_between(memory.floor, memory.highest, deadline))
         self._take_survivors(queries, before, place.now, deadline)
         self._created_asked_at = None
-        self._new_not_before = 0.0
+        self._judging.forget()
 
     def _go_back(self, queries: Queries, place: Place, deadline: Deadline) -> None:
         """Ids above the highest one vanished: rows that were rolled back, or a restore that nothing else tells of."""
         before = self.memory.go_back(highest=place.highest)
         self._set_aside = before | self._set_aside
         self._take_survivors(queries, before, place.now, deadline)
-        self._new_not_before = 0.0
+        self._judging.forget()
 
     def _take_survivors(self, queries: Queries, before: dict[int, OpenRun], now: datetime, deadline: Deadline) -> None:
         """The runs that were open before and are the same ones still: they were not gone for a moment."""
