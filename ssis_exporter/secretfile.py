@@ -48,7 +48,9 @@ def read_secret(path: Path, *, what: str) -> Secret:
         text = data.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
         # Without the cause: it would carry the bytes of the secret.
-        raise ConfigError(f"{path}: {what} is not UTF-8") from None
+        raise ConfigError(
+            f"{path}: {what} is not UTF-8; save it as UTF-8 (PowerShell: Set-Content -Encoding utf8)"
+        ) from None
     if not text:
         raise ConfigError(f"{path}: {what} is empty")
     if not text.isprintable():
