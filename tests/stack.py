@@ -89,6 +89,31 @@ class Program:
         self.end()
 
 
+def filled(template: str, **values: object) -> str:
+    """A template with `{name}` replaced; other braces stand for themselves."""
+    for name, value in values.items():
+        template = template.replace(f"{{{name}}}", str(value))
+    return template
+
+
+AT_ONCE = """
+route:
+  receiver: ssis-stop
+  group_by: ['...']
+  group_wait: 0s
+  group_interval: 1s
+  repeat_interval: 1h
+receivers:
+  - name: ssis-stop
+    webhook_configs:
+      - url: http://127.0.0.1:{webhook}/webhook/alertmanager
+        http_config:
+          follow_redirects: false
+          authorization: {credentials_file: {token_file}}
+"""
+"""What Alertmanager is told, so that it sends each alert at once and by itself to the stop endpoint."""
+
+
 class Alertmanager(Program):
     """A real Alertmanager; `peer` is the cluster address of another, `external_url` what it says its own name is."""
 

@@ -20,10 +20,10 @@ from ssis_exporter.ledger import read_events
 from ssis_exporter.model import StopOutcome
 from tests.catalogs import Rig, make_estate, rig
 from tests.installed import COMMAND
-from tests.stack import LOOPBACK, Alertmanager, Program, free_port, wait_until
+from tests.stack import AT_ONCE, LOOPBACK, Alertmanager, Program, filled, free_port, wait_until
 from tests.tds.engine import Session
 from tests.tds.server import ntlm_users
-from tests.test_catalog_stopping import ACCOUNT, ALERTMANAGER, CONFIG, TOKEN, filled
+from tests.test_catalog_stopping import ACCOUNT, CONFIG, TOKEN
 
 pytestmark = [
     pytest.mark.real,
@@ -88,7 +88,7 @@ def test_a_crash_at_every_request_to_the_catalog(tmp_path: Path) -> None:
             (tmp_path / name).chmod(0o600)
         config = filled(CONFIG, port=made.server.port, user=ACCOUNT, webhook=webhook)
         (tmp_path / "ssis_exporter.yml").write_text(config)
-        alerts = filled(ALERTMANAGER, webhook=webhook, token=tmp_path / "stop.token")
+        alerts = filled(AT_ONCE, webhook=webhook, token_file=tmp_path / "stop.token")
         first = stack.enter_context(Alertmanager(tmp_path / "am-a", alerts, cluster=True, peer_timeout="0s"))
         second = stack.enter_context(
             Alertmanager(tmp_path / "am-b", alerts, cluster=True, peer=first.cluster_address, peer_timeout="0s")

@@ -17,7 +17,7 @@ from ssis_exporter.ledger import read_events
 from ssis_exporter.model import StopOutcome
 from tests import installed
 from tests.catalogs import Rig, make_estate, rig
-from tests.stack import LOOPBACK, Alertmanager, Program, Prometheus, fetch, free_port, wait_until
+from tests.stack import AT_ONCE, LOOPBACK, Alertmanager, Program, Prometheus, fetch, filled, free_port, wait_until
 from tests.tds.server import ntlm_users
 
 pytestmark = pytest.mark.real
@@ -77,22 +77,6 @@ scrape_configs:
     static_configs: [{targets: ["127.0.0.1:{text}"]}]
 """
 
-ALERTMANAGER = """
-route:
-  receiver: ssis-stop
-  group_by: ['...']
-  group_wait: 0s
-  group_interval: 1s
-  repeat_interval: 1h
-receivers:
-  - name: ssis-stop
-    webhook_configs:
-      - url: http://127.0.0.1:{webhook}/webhook/alertmanager
-        http_config:
-          follow_redirects: false
-          authorization: {credentials_file: {token}}
-"""
-
 DURATION = "ssis_package_execution_duration_seconds"
 INFO = "ssis_package_execution_info"
 
@@ -103,12 +87,6 @@ def made(tmp_path: Path) -> Iterator[Rig]:
     estate.add_account(ACCOUNT, windows=True, roles={"ssis_admin"})
     with ntlm_users(tmp_path / "ntlm", ("CORP", "svc_ssis", "secret")), rig(tmp_path, estate) as one:
         yield one
-
-
-def filled(template: str, **values: object) -> str:
-    for name, value in values.items():
-        template = template.replace(f"{{{name}}}", str(value))
-    return template
 
 
 @contextmanager
@@ -154,7 +132,7 @@ class World:
         ]
         self.exporter = stack.enter_context(Program(folder, "exporter", command))
         self.exporter.wait_for(f"http://{LOOPBACK}:{self.metrics}/-/ready")
-        alerts = filled(ALERTMANAGER, webhook=webhook, token=folder / "stop.token")
+        alerts = filled(AT_ONCE, webhook=webhook, token_file=folder / "stop.token")
         self.alertmanager = stack.enter_context(Alertmanager(folder / "alertmanager", alerts))
         scrape = filled(
             PROMETHEUS,

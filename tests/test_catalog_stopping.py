@@ -22,7 +22,7 @@ from ssis_exporter.sources.catalog.session import CatalogSession
 from ssis_exporter.sources.catalog.settings import Credentials
 from tests.catalogs import Rig, make_estate, rig, statuses
 from tests.installed import COMMAND
-from tests.stack import LOOPBACK, Alertmanager, Program, free_port, wait_until
+from tests.stack import AT_ONCE, LOOPBACK, Alertmanager, Program, filled, free_port, wait_until
 from tests.stopping import InlineWorker, Scene, kinds, play
 from tests.tds.server import ntlm_users
 
@@ -296,22 +296,6 @@ stop:
       action: stop
 """
 
-ALERTMANAGER = """
-route:
-  receiver: ssis-stop
-  group_by: ['...']
-  group_wait: 0s
-  group_interval: 1s
-  repeat_interval: 1h
-receivers:
-  - name: ssis-stop
-    webhook_configs:
-      - url: http://127.0.0.1:{webhook}/webhook/alertmanager
-        http_config:
-          follow_redirects: false
-          authorization: {credentials_file: {token}}
-"""
-
 FAILS = (
     *(27100, 27103, 27105, 27112, 27123, 27124, 27125, 27130, 27131, 27133),
     *(27139, 27143, 27153, 27195, 27218, 27219, 229, 50000),
@@ -327,12 +311,6 @@ ANSWERS: dict[int, tuple[int | None, StopOutcome]] = {
     **{number: (error, StopOutcome.FAILED) for number, error in enumerate(FAILS, 10)},
 }
 ENDS_MEANWHILE = {3, 4}
-
-
-def filled(template: str, **values: object) -> str:
-    for name, value in values.items():
-        template = template.replace(f"{{{name}}}", str(value))
-    return template
 
 
 @pytest.mark.real
@@ -362,7 +340,7 @@ def test_from_a_real_alertmanager_each_answer_has_its_own_outcome(made: Rig, tmp
         exporter = stack.enter_context(Program(tmp_path, "exporter", command))
         exporter.wait_for(f"http://{LOOPBACK}:{metrics}/-/ready")
         alertmanager = stack.enter_context(
-            Alertmanager(tmp_path / "alertmanager", filled(ALERTMANAGER, webhook=webhook, token=token))
+            Alertmanager(tmp_path / "alertmanager", filled(AT_ONCE, webhook=webhook, token_file=token))
         )
         for number in ANSWERS:
             labels = {"alertname": "Runaway", "ssis_action": "stop", "source": "sql01", "instance_id": str(number)}

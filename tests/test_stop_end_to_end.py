@@ -19,7 +19,7 @@ from ssis_exporter.ledger import read_events
 from ssis_exporter.ledgerrows import Event, EventKind
 from ssis_exporter.model import StopOutcome
 from tests.estate import Child, Estate
-from tests.stack import LOOPBACK, Alertmanager, Program, Prometheus, fetch, free_port, wait_until
+from tests.stack import AT_ONCE, LOOPBACK, Alertmanager, Program, Prometheus, fetch, filled, free_port, wait_until
 
 pytestmark = pytest.mark.real
 
@@ -59,31 +59,6 @@ groups:
         annotations: {summary: "{{ $labels.package_name }} runs too long"}
 """
 
-ALERTMANAGER_CONFIG = """
-route:
-  receiver: ssis-stop
-  group_by: ['...']
-  group_wait: 0s
-  group_interval: 1s
-  repeat_interval: 1h
-receivers:
-  - name: ssis-stop
-    webhook_configs:
-      - url: http://127.0.0.1:{webhook}/webhook/alertmanager
-        send_resolved: true
-        max_alerts: 0
-        http_config:
-          follow_redirects: false
-          authorization: {credentials_file: {token_file}}
-"""
-
-
-def filled(template: str, **values: object) -> str:
-    """A template with `{name}` replaced; other braces stand for themselves."""
-    for name, value in values.items():
-        template = template.replace(f"{{{name}}}", str(value))
-    return template
-
 
 class Stack:
     """Fifty runs, one of them to be stopped, and the exporter that sees them."""
@@ -119,7 +94,7 @@ class Stack:
 
     def start_alertmanager(self, name: str = "alertmanager", **cluster: Any) -> Alertmanager:
         """A real one that sends to the exporter."""
-        config = filled(ALERTMANAGER_CONFIG, webhook=self.webhook_port, token_file=self.token_file)
+        config = filled(AT_ONCE, webhook=self.webhook_port, token_file=self.token_file)
         return self._stack.enter_context(Alertmanager(self.folder / name, config, **cluster))
 
     def start_prometheus(self, *alertmanagers: Alertmanager) -> Prometheus:
