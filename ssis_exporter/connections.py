@@ -145,22 +145,8 @@ class _Stream(IOStream):
         self.connection.gone()
 
 
-class _EncryptedStream(SSLIOStream):
-    """Tells its connection of writes and of its end."""
-
-    def __init__(self, *args: Any, connection: Connection, **kwargs: Any) -> None:
-        self.connection = connection
-        super().__init__(*args, **kwargs)
-
-    def write(self, data: bytes | memoryview) -> asyncio.Future[None]:
-        """As `SSLIOStream`."""
-        self.connection.wrote()
-        return super().write(data)
-
-    def close_fd(self) -> None:
-        """As `SSLIOStream`."""
-        super().close_fd()
-        self.connection.gone()
+class _EncryptedStream(_Stream, SSLIOStream):
+    """Does, too."""
 
 
 class Watcher(httputil.HTTPServerConnectionDelegate):
@@ -172,7 +158,7 @@ class Watcher(httputil.HTTPServerConnectionDelegate):
     def start_request(self, server_conn: object, request_conn: httputil.HTTPConnection) -> httputil.HTTPMessageDelegate:
         """The answer before, if any, is written; the next head is waited for."""
         stream = cast("HTTP1ServerConnection", server_conn).stream
-        assert isinstance(stream, _Stream | _EncryptedStream)
+        assert isinstance(stream, _Stream)
         stream.connection.enter(Phase.WAITING)
         return _RequestWatcher(self._application.start_request(server_conn, request_conn), stream.connection)
 
