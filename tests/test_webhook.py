@@ -77,20 +77,9 @@ class Webhook:
         self.decider = decider
         self._registry = registry
 
-    def post(
-        self,
-        content: bytes = b"",
-        *,
-        path: str = PATH,
-        method: str = "POST",
-        token: str | None = TOKEN,
-        host: str = "127.0.0.1:10059",
-        headers: Mapping[str, str | None] | None = None,
-    ) -> Answer:
-        """One request as Alertmanager sends it; a header that is None is left out."""
-        return Answer.parse(
-            self.served.ask(request(content, path=path, method=method, token=token, host=host, headers=headers))
-        )
+    def post(self, content: bytes = b"", **parts: Any) -> Answer:
+        """The answer to one `request`."""
+        return Answer.parse(self.served.ask(request(content, **parts)))
 
     def counted(self, code: int) -> float | None:
         """How many answers had this code."""
@@ -114,7 +103,7 @@ def request(
     host: str = "127.0.0.1:10059",
     headers: Mapping[str, str | None] | None = None,
 ) -> bytes:
-    """The bytes of one request."""
+    """The bytes of one request as Alertmanager sends it; a header that is None is left out."""
     whole: dict[str, str | None] = {
         "Host": host,
         "User-Agent": "Alertmanager/0.25.0",
