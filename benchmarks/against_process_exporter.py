@@ -12,7 +12,6 @@ import argparse
 import gzip
 import http.client
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import Self
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tests.estate import Estate
+from tests.stack import free_port
 
 SIZES = ((200, 10, 0.6), (1000, 100, 0.4), (3000, 1000, 0.25), (3000, 10, 0.5))
 """Processes, dtexec among them, and what the ratio should be at most."""
@@ -86,13 +86,6 @@ class Exporter:
             else:
                 return
         raise RuntimeError(f"{self.process.args} does not answer")
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def ours(folder: Path) -> Exporter:

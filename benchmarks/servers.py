@@ -29,6 +29,8 @@ from typing import Self
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from tests.stack import free_port
+
 PASSWORD = "a password of the benchmark"
 HEADERS = {"Accept": "text/plain;version=0.0.4;q=0.5,*/*;q=0.1", "Accept-Encoding": "gzip"}
 CPU_GOAL, MEMORY_GOAL = 1.5, 0.5
@@ -135,13 +137,6 @@ def serve(count: int, runs: int, ended: int, certificate: Path | None, pipe: Con
         for server in servers:
             server.forget()
         pipe.send(None)
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def issue(folder: Path) -> Path:
