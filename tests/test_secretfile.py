@@ -53,7 +53,7 @@ def test_a_secret_shows_itself_in_no_way() -> None:
         (b"\n", "is empty"),
         (b"hunter2\nsecond line", "must be one line without control characters"),
         (b"hunter2\x00", "must be one line without control characters"),
-        (b"hunter2\xff", "is not UTF-8; save it as UTF-8 "),
+        (b"hunter2\xff", "is not UTF-8; save it as UTF-8 (PowerShell: Set-Content -Encoding utf8)"),
         ("hunter2\r\n".encode("utf-16"), "is not UTF-8; save it as UTF-8 (PowerShell: Set-Content -Encoding utf8)"),
         (b"h" * 4097, "is larger than 4096 bytes"),
     ],
