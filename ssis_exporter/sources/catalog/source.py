@@ -36,7 +36,7 @@ from ssis_exporter.model import (
 from ssis_exporter.sources.catalog.checking import findings, trouble
 from ssis_exporter.sources.catalog.counters import Counters
 from ssis_exporter.sources.catalog.deadline import Deadline
-from ssis_exporter.sources.catalog.executions import execution_of
+from ssis_exporter.sources.catalog.executions import executions_of
 from ssis_exporter.sources.catalog.hosts import LocalHosts, make_local_hosts
 from ssis_exporter.sources.catalog.identity import check_identity, check_password
 from ssis_exporter.sources.catalog.look import Looker, Seen
@@ -131,9 +131,7 @@ class CatalogSource(RecordingSource, StoppableSource):
                 source=self.name,
                 taken_at=seen.now,
                 visibility=seen.visibility,
-                executions=tuple(
-                    execution_of(execution_id, run, seen.now, hosts, flows) for execution_id, run in memory.open.items()
-                ),
+                executions=executions_of(memory.open, seen.now, hosts, flows),
                 hosts_without_row=None if hosts is None else hosts.without_row,
                 ended=seen.ended,
                 records_ends=True,
