@@ -38,18 +38,9 @@ def moment(text: str) -> datetime:
 @click.option("--since", type=moment, help="Only what happened since then: 12h, 7d, 2026-11-22T20:00:00Z.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each event, with all that was known.")
 @options.storage_option
-@options.log_options("warn")
-def command(
-    *,
-    since: datetime | None,
-    as_json: bool,
-    storage_path: Path | None,
-    log_level: str,
-    log_format: str,
-    log_file: Path | None,
-) -> int:
+@options.log_warnings
+def command(*, since: datetime | None, as_json: bool, storage_path: Path | None) -> int:
     """Show what was nominated, decided and done, oldest first."""
-    options.start_logging(log_level, log_format, log_file)
     events = read_events(storage_folder(storage_path), since)
     if as_json:
         for event in events:

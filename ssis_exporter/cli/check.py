@@ -31,18 +31,9 @@ LONGEST_LINE = 4000
     show_default=True,
     help="How long to wait for the sources, in seconds.",
 )
-@options.log_options("warn")
-def command(
-    *,
-    config_file: Path | None,
-    web_config_file: Path | None,
-    timeout: float,
-    log_level: str,
-    log_format: str,
-    log_file: Path | None,
-) -> int:
+@options.log_warnings
+def command(*, config_file: Path | None, web_config_file: Path | None, timeout: float) -> int:
     """Check the configuration and every source; exit code 1 where something must be done."""
-    options.start_logging(log_level, log_format, log_file)
     config = options.load(config_file)
     sources = make_sources(config)
     check_web(web_config_file)

@@ -32,16 +32,13 @@ MAX_BODY_BYTES = 1024 * 1024
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each alert.")
 @options.config_option
 @options.storage_option
-@options.log_options("warn")
+@options.log_warnings
 def command(
     *,
     file: Path,
     as_json: bool,
     config_file: Path | None,
     storage_path: Path | None,
-    log_level: str,
-    log_format: str,
-    log_file: Path | None,
 ) -> int:
     """
     Say what would be decided for each alert of a message that Alertmanager sent (FILE, or - for stdin).
@@ -49,7 +46,6 @@ def command(
     Asks the running service when there is one, which has its own configuration; looks by itself otherwise. Nothing is
     stopped or recorded.
     """
-    options.start_logging(log_level, log_format, log_file)
     message = read_message(_read(file))
     if isinstance(message, NotAMessage):
         click.echo(f"the webhook would answer {message.code}: {message.sentence}")

@@ -17,17 +17,9 @@ from ssis_exporter.hold import Hold
 @click.command("hold")
 @click.option("--reason", default="", help="Why; shown on the page and in answers.")
 @options.storage_option
-@options.log_options("warn")
-def command(
-    *,
-    reason: str,
-    storage_path: Path | None,
-    log_level: str,
-    log_format: str,
-    log_file: Path | None,
-) -> int:
+@options.log_warnings
+def command(*, reason: str, storage_path: Path | None) -> int:
     """Put all stopping on hold, until `resume`."""
-    options.start_logging(log_level, log_format, log_file)
     folder = folder_in_use(storage_path)
     text = f"{reason} ({operator()})" if reason else operator()
     hold = Hold(folder)

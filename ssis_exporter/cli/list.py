@@ -53,7 +53,7 @@ FAILED_HEADS = ("ENDED (UTC)", "RESULT", "PACKAGE", "TOOK", "FOLDER", "PROJECT",
     show_default=True,
     help="How long to wait for the sources, in seconds.",
 )
-@options.log_options("warn")
+@options.log_warnings
 def command(
     *,
     config_file: Path | None,
@@ -62,9 +62,6 @@ def command(
     as_json: bool,
     storage_path: Path | None,
     timeout: float,
-    log_level: str,
-    log_format: str,
-    log_file: Path | None,
 ) -> int:
     """
     Show the packages that are running, the longest running first.
@@ -75,7 +72,6 @@ def command(
         raise click.UsageError(
             "--url asks a running exporter, which has its own configuration: leave --config.file out"
         )
-    options.start_logging(log_level, log_format, log_file)
     folder = storage_folder(storage_path)
     if failed:
         return _show_failures(url, timeout, folder, as_json=as_json)

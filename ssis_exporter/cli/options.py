@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import sys
@@ -128,6 +129,17 @@ def start_logging(level: str, format: str, file: Path | None) -> None:  # noqa: 
         logs.configure(level=level, format=format, file=file)
     except OSError as exc:
         raise ConfigError(f"--log.file {file} cannot be written: {exc.strerror}") from exc
+
+
+def log_warnings(command: Callable[..., int]) -> Callable[..., int]:
+    """For commands that end by themselves: `log_options`, and the log goes where they say before the command begins."""
+
+    @functools.wraps(command)
+    def logged(*, log_level: str, log_format: str, log_file: Path | None, **given: Any) -> int:
+        start_logging(log_level, log_format, log_file)
+        return command(**given)
+
+    return log_options("warn")(logged)
 
 
 def load(config_file: Path | None) -> Config:

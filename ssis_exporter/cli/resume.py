@@ -22,12 +22,9 @@ from ssis_exporter.hold import Hold
     help="Keep a damaged ledger under another name and begin a new one: what it knew of past stops is not known then.",
 )
 @options.storage_option
-@options.log_options("warn")
-def command(
-    *, set_aside: bool, storage_path: Path | None, log_level: str, log_format: str, log_file: Path | None
-) -> int:
+@options.log_warnings
+def command(*, set_aside: bool, storage_path: Path | None) -> int:
     """End a hold: what the rules allow is stopped again."""
-    options.start_logging(log_level, log_format, log_file)
     folder = folder_in_use(storage_path)
     if set_aside:
         kept = _acknowledge(folder)

@@ -41,7 +41,7 @@ POLL_SECONDS = 0.2
 )
 @options.config_option
 @options.storage_option
-@options.log_options("warn")
+@options.log_warnings
 def command(
     *,
     instance_id: str,
@@ -51,9 +51,6 @@ def command(
     seconds: float,
     config_file: Path | None,
     storage_path: Path | None,
-    log_level: str,
-    log_format: str,
-    log_file: Path | None,
 ) -> int:
     """
     Stop one run: the rules, the breaker and the proof are the same as for an alert.
@@ -61,7 +58,6 @@ def command(
     Goes through the running service when there is one, which has its own configuration; looks and stops by itself
     otherwise.
     """
-    options.start_logging(log_level, log_format, log_file)
     folder = storage_folder(storage_path)
     nomination = Nomination(key=ExecutionKey(source, instance_id), origin=f"operator {operator()}")
 
