@@ -45,7 +45,9 @@ $(VENV)/dev-installed: $(VENV)/installed tests/requirements.txt
 	@touch $@
 
 demo: $(VENV)/installed
-	@$(BIN)/ssis-exporter demo $(ARGS)
+	@$(BIN)/ssis-exporter demo $(ARGS) || { code=$$?; \
+	test $$code -ne 3 || echo "make: another port is taken by: make demo ARGS=--web.listen-address=127.0.0.1:20058" >&2; \
+	exit $$code; }
 
 test: $(VENV)/dev-installed
 	@$(BIN)/python -m pytest $(ARGS)
