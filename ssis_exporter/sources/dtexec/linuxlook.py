@@ -7,25 +7,22 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from ssis_exporter.model import Visibility
 from ssis_exporter.sources.dtexec.arguments import Arguments
 from ssis_exporter.sources.dtexec.census import Kin
+from ssis_exporter.sources.dtexec.linuxprocesses import LinuxProcesses
 from ssis_exporter.sources.dtexec.processes import Details, Look, ProcessGone, ProcessHidden, Sighting, Usage
 from ssis_exporter.sources.dtexec.statline import CSTIME, CUTIME, PARENT, RSS, START, STIME, THREADS, UTIME, Stat
-
-if TYPE_CHECKING:
-    from ssis_exporter.sources.dtexec.linux import LinuxTable
 
 
 class LinuxLook(Look):
     """The lines of our programs were read within the look; that of another process is when it is first asked for."""
 
     def __init__(
-        self, table: LinuxTable, found: Iterable[Stat], kin: Mapping[str, Kin], visibility: Visibility
+        self, processes: LinuxProcesses, found: Iterable[Stat], kin: Mapping[str, Kin], visibility: Visibility
     ) -> None:
-        self._table = table
+        self._processes = processes
         self._kin = kin
         self._boot_seconds = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._stats: dict[int, Stat | None] = {stat.pid: stat for stat in found}
@@ -35,31 +32,31 @@ class LinuxLook(Look):
 
     def details(self, seen: Sighting) -> Details:
         """Reads the arguments, the account and the folder, and then that it is still the same."""
-        table = self._table
-        arguments = table.arguments(seen.pid)
+        processes = self._processes
+        arguments = processes.arguments(seen.pid)
         if not arguments:
             # Within an exec the kernel knows the new name before the arguments.
             raise ProcessGone(f"process {seen.pid} has no arguments yet, or none any more")
         details = Details(
             arguments=arguments,
-            user_name=table.user_name(seen.pid),
-            folder=table.link(seen.pid, "cwd"),
-            shares_our_files=table.shares_our_files(seen.pid),
+            user_name=processes.user_name(seen.pid),
+            folder=processes.link(seen.pid, "cwd"),
+            shares_our_files=processes.shares_our_files(seen.pid),
         )
-        if table.read_stat(seen.pid).sighting() != seen:
+        if processes.read_stat(seen.pid).sighting() != seen:
             raise ProcessGone(f"process {seen.pid} became another one while it was read")
         return details
 
     def arguments(self, pid: int) -> Arguments | None:
         """What `/proc/PID/cmdline` says now."""
         try:
-            return self._table.arguments(pid)
+            return self._processes.arguments(pid)
         except (ProcessGone, ProcessHidden):
             return None
 
     def age(self, seen: Sighting) -> timedelta:
         """By the clock that counts from boot, as the start time does; nobody sets it."""
-        return max(timedelta(seconds=self._boot_seconds - seen.start / self._table.ticks_per_second), timedelta())
+        return max(timedelta(seconds=self._boot_seconds - seen.start / self._processes.ticks_per_second), timedelta())
 
     def ancestors(self, pid: int) -> Iterable[int]:
         """By their lines."""
@@ -91,13 +88,13 @@ class LinuxLook(Look):
         stat = self._stat(pid)
         if stat is None:
             return None
-        fields, ticks = stat.fields, self._table.ticks_per_second
-        read_bytes, written_bytes = self._table.io(pid)
+        fields, ticks = stat.fields, self._processes.ticks_per_second
+        read_bytes, written_bytes = self._processes.io(pid)
         return Usage(
             int(fields[START]),
             (int(fields[UTIME]) + int(fields[STIME])) / ticks,
             (int(fields[CUTIME]) + int(fields[CSTIME])) / ticks,
-            max(int(fields[RSS]), 0) * self._table.page_bytes,
+            max(int(fields[RSS]), 0) * self._processes.page_bytes,
             int(fields[THREADS]),
             read_bytes,
             written_bytes,
@@ -108,14 +105,14 @@ class LinuxLook(Look):
         stat = self._stat(pid)
         if stat is None:
             return f"{pid} gone"
-        seconds = (int(stat.fields[UTIME]) + int(stat.fields[STIME])) / self._table.ticks_per_second
+        seconds = (int(stat.fields[UTIME]) + int(stat.fields[STIME])) / self._processes.ticks_per_second
         return f"{pid} {os.fsdecode(stat.name)} {seconds:.2f}s"
 
     def _stat(self, pid: int) -> Stat | None:
         """Its line, the same for the whole look; None for one that ended or may not be read."""
         if pid not in self._stats:
             try:
-                self._stats[pid] = self._table.read_stat(pid)
+                self._stats[pid] = self._processes.read_stat(pid)
             except (ProcessGone, ProcessHidden):
                 self._stats[pid] = None
         return self._stats[pid]
