@@ -23,8 +23,6 @@ from dashboards.panels import (
     table,
 )
 
-YES = BAD_BELOW_1
-
 
 def make() -> Json:
     """The dashboard."""
@@ -82,7 +80,7 @@ def _stop_state() -> Json:
             "Whether the ledger of stops and the history can be written.",
             f"min(ssis_storage_up{{{TARGET}}})",
             unit="bool_yes_no",
-            thresholds=YES,
+            thresholds=BAD_BELOW_1,
             width=3,
         ),
     )

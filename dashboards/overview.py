@@ -30,6 +30,7 @@ PACKAGE_PAGE = (
     "&var-source=${__data.fields.Source}&var-folder=${__data.fields.Folder}&var-package=${__data.fields.Package}"
     "&${__url_time_range}"
 )
+TO_PACKAGE_PAGE = column("Package", link={"title": "This package", "url": PACKAGE_PAGE})
 RUN = "source, folder, project, package_name, instance_id, user_name"
 PACKAGE = "source, folder, project, package_name"
 
@@ -125,7 +126,7 @@ def _running() -> Json:
                 "Value #D": "Memory",
             },
             columns=[
-                column("Package", link={"title": "This package", "url": PACKAGE_PAGE}),
+                TO_PACKAGE_PAGE,
                 column("Age", unit="dtdurations", bar=True),
                 column("CPU", unit="percentunit"),
                 column("Memory", unit="bytes"),
@@ -231,53 +232,33 @@ def _ended() -> Json:
             "Runs that failed or lost their process, per interval.",
             query(f'sum by (source) ({ends}, result=~"failed|ended_unexpectedly"}}[$__rate_interval])))', "{{source}}"),
         ),
-        table(
+        _packages(
             "Failures by package",
             "Packages with failures in the time shown, the most first.",
-            [
-                query(
-                    f'topk(50, max by ({PACKAGE}) (increase(ssis_package_executions_total{{{SOURCE}, result="failed"}}'
-                    "[$__range])) > 0)",
-                    instant=True,
-                )
-            ],
-            names={
-                "source": "Source",
-                "folder": "Folder",
-                "project": "Project",
-                "package_name": "Package",
-                "Value": "Failures",
-            },
-            columns=[
-                column("Failures", unit="none"),
-                column("Package", link={"title": "This package", "url": PACKAGE_PAGE}),
-            ],
-            sort="Failures",
-            width=12,
+            f'max by ({PACKAGE}) (increase(ssis_package_executions_total{{{SOURCE}, result="failed"}}[$__range])) > 0',
+            name="Failures",
+            unit="none",
         ),
-        table(
+        _packages(
             "Longest without success",
             "Packages by the time since their last success.",
-            [
-                query(
-                    f"topk(50, time() - max by ({PACKAGE}) (ssis_package_last_success_timestamp_seconds{{{SOURCE}}}))",
-                    instant=True,
-                )
-            ],
-            names={
-                "source": "Source",
-                "folder": "Folder",
-                "project": "Project",
-                "package_name": "Package",
-                "Value": "Since",
-            },
-            columns=[
-                column("Since", unit="dtdurations"),
-                column("Package", link={"title": "This package", "url": PACKAGE_PAGE}),
-            ],
-            sort="Since",
-            width=12,
+            f"time() - max by ({PACKAGE}) (ssis_package_last_success_timestamp_seconds{{{SOURCE}}})",
+            name="Since",
+            unit="dtdurations",
         ),
+    )
+
+
+def _packages(title: str, description: str, expr: str, *, name: str, unit: str) -> Json:
+    """The packages for which `expr` is highest; each leads to its own page."""
+    return table(
+        title,
+        description,
+        [query(f"topk(50, {expr})", instant=True)],
+        names={"source": "Source", "folder": "Folder", "project": "Project", "package_name": "Package", "Value": name},
+        columns=[column(name, unit=unit), TO_PACKAGE_PAGE],
+        sort=name,
+        width=12,
     )
 
 
