@@ -38,6 +38,7 @@ from ssis_exporter.errors import (
 from ssis_exporter.sources.catalog import CatalogSource
 from ssis_exporter.sources.catalog import address as address_module
 from ssis_exporter.sources.catalog.address import connect, instance_port
+from ssis_exporter.sources.catalog.aside import MOST_AT_ONCE
 from ssis_exporter.sources.catalog.deadline import Deadline
 from ssis_exporter.sources.catalog.resolver import Resolver
 from ssis_exporter.sources.catalog.settings import CatalogSettings, Credentials, ServerAddress, parse_server
@@ -639,6 +640,46 @@ def test_kerberos_asks_for_the_servers_principal(tmp_path: Path, monkeypatch: py
             made.source(settings=made.settings(auth="kerberos")).snapshot()
 
         assert [(None, None, "MSSQLSvc", f"127.0.0.1:{made.server.port}", "kerberos")] == asked
+
+
+@pytest.mark.parametrize("where", ["client", "step"])
+def test_a_library_of_identities_that_hangs_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """
+    Within the look's time, with few threads left behind however often it is tried; and asked again once they are back.
+    """
+    import spnego
+
+    works = threading.Event()
+
+    class Library:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            self.step("client")
+
+        def step(self, at: Any = None) -> bytes:
+            if (at == "client") == (where == "client"):
+                works.wait()
+                raise spnego.exceptions.NoCredentialError(context_msg="no ticket")
+            return b"token"
+
+    def waiting() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "identity"]
+
+    monkeypatch.setattr(spnego, "client", Library)
+    with rig(tmp_path, make_estate()) as made:
+        source = made.source(settings=made.settings(auth="kerberos", time_limit=timedelta(seconds=0.2)))
+        for _ in range(4):
+            with pytest.raises(SourceTimeout, match=r"the library for Windows identities .* does not come back"):
+                source.snapshot()
+        left = waiting()
+        works.set()
+        for thread in left:
+            thread.join(LIMIT.total_seconds())
+
+        assert MOST_AT_ONCE == len(left)
+        with pytest.raises(SourceLoginFailed, match="no ticket"):
+            source.snapshot()
 
 
 def test_secrets_have_no_repr(tmp_path: Path) -> None:

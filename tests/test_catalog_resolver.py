@@ -12,8 +12,9 @@ import pytest
 
 from ssis_exporter.errors import SourceTimeout, SourceUnreachable
 from ssis_exporter.sources.catalog.address import connect
+from ssis_exporter.sources.catalog.aside import MOST_AT_ONCE
 from ssis_exporter.sources.catalog.deadline import Deadline
-from ssis_exporter.sources.catalog.resolver import MOST_AT_ONCE, Resolver
+from ssis_exporter.sources.catalog.resolver import Resolver
 from ssis_exporter.sources.catalog.settings import ServerAddress
 from tests.catalogs import make_estate, rig
 

@@ -67,7 +67,7 @@ class Connection:
         raw, port = connect(address, deadline)
         self._sock = DeadlineSocket(raw, deadline)
         try:
-            login = _login(settings, address, tls, port)
+            login = _login(settings, address, tls, port, deadline)
             self._tds = _TdsSocket(sock=self._sock, login=login, row_strategy=tuple_row_strategy, autocommit=True)
             return self._tds.login()
         except BaseException as exc:
@@ -209,11 +209,11 @@ def _read_all(session: Any) -> list[Rows]:
             return results
 
 
-def _login(settings: CatalogSettings, address: ServerAddress, tls: Any, port: int) -> Any:
+def _login(settings: CatalogSettings, address: ServerAddress, tls: Any, port: int, deadline: Deadline) -> Any:
     from pytds import lcid, tds_base  # noqa: PLC0415
     from pytds.tz import utc  # noqa: PLC0415
 
-    identity = make_identity(settings, port=port)
+    identity = make_identity(settings, deadline, port=port)
     login = tds_base._TdsLogin()  # noqa: SLF001 - the driver has no other way to be given a TLS context
     login.client_host_name = socket.gethostname()[:128]
     login.library = "python-tds"

@@ -6,33 +6,18 @@ import socket
 import threading
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any, TypeAlias
 
 from ssis_exporter.errors import SourceTimeout, SourceUnreachable
-
-MOST_AT_ONCE = 2
-"""Questions for one name that may hang before no further one is asked."""
+from ssis_exporter.sources.catalog.aside import MOST_AT_ONCE, Aside
 
 SocketAddress: TypeAlias = tuple[socket.AddressFamily, tuple[object, ...]]
 
 
-class _Question:
-    """On its way, in a thread of its own."""
+class _Question(Aside[list[tuple[Any, ...]]]):
+    """On its way."""
 
-    def __init__(self, ask: Callable[[], list[tuple[Any, ...]]]) -> None:
-        self._ask = ask
-        self.is_outdated = False
-        self.answer: Future[list[tuple[Any, ...]]] = Future()
-        threading.Thread(target=self._run, name="resolver", daemon=True).start()
-
-    def _run(self) -> None:
-        try:
-            found = self._ask()
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it is for who waits
-            self.answer.set_exception(exc)
-        else:
-            self.answer.set_result(found)
+    is_outdated = False
 
 
 class Resolver:
@@ -75,5 +60,5 @@ class Resolver:
                     # It came too late for who asked; who asks next may never have more time.
                     return question
             if len(left) < MOST_AT_ONCE:
-                left.append(_Question(lambda: self._ask(host, port, type=socket.SOCK_STREAM)))
+                left.append(_Question(lambda: self._ask(host, port, type=socket.SOCK_STREAM), name="resolver"))
             return left[-1]
