@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 
-from ssis_exporter.addresses import Address
 from ssis_exporter.admission import Admission
 from ssis_exporter.certificates import ServerTls
 from ssis_exporter.config import SourceConfig
@@ -97,11 +96,6 @@ class Stopping:
         self._admission: Admission | None = None
         self._tls: ServerTls | None = None
         self._webhook: Listener | None = None
-
-    @property
-    def webhook_addresses(self) -> tuple[Address, ...]:
-        """Where Alertmanager's messages are taken; empty before `listen` and after `drain`."""
-        return self._webhook.addresses if self._webhook is not None else ()
 
     def stopped_by_us(self, key: ExecutionKey) -> bool:
         """Whether this run was asked to stop, or may have been; from any thread."""
