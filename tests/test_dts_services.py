@@ -53,3 +53,12 @@ def test_hresults_mean_something(trouble: Trouble, kind: type[Exception], says: 
 
     assert kind is type(error)
     assert says in str(error)
+
+
+def test_a_missing_extra_is_told_without_what_only_a_programmer_knows() -> None:
+    """
+    What to install, and no name of a class behind it.
+    """
+    told = "the helper needs pythonnet, which is not installed; run: pip install 'ssis-exporter[dts]'"
+
+    assert f"local: {told}" == str(error_for("local", Trouble("MissingExtra", 0, told)))

@@ -84,9 +84,9 @@ _MEANINGS: dict[int, _Meaning] = {
 
 def error_for(source: str, trouble: Trouble, *, release: int | None = None) -> SourceError:
     """The error to raise for an exception of the managed side; its sentence names source, meaning and HRESULT."""
-    meaning = _MEANINGS.get(trouble.code, _Meaning(SourceBroken, trouble.message or "no message"))
     if trouble.type == "MissingExtra":
-        meaning = _Meaning(SourceMissing, trouble.message)
+        return SourceMissing(f"{source}: {trouble.message}")
+    meaning = _MEANINGS.get(trouble.code, _Meaning(SourceBroken, trouble.message or "no message"))
     code = f", HRESULT 0x{trouble.code:08X}" if trouble.code else ""
     error = meaning.kind(f"{source}: {meaning.text} ({trouble.type}{code})")
     number, version = ("<n>", "<n>.0") if release is None else (str(release), f"{release // 10}.0")

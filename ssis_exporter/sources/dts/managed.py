@@ -215,7 +215,9 @@ def _load_runtime(runtime: str) -> Any:
         import System  # noqa: PLC0415
         import System.Reflection  # noqa: PLC0415
     except ImportError as exc:
-        text = f"the helper needs pythonnet, which is not installed; run: pip install 'ssis-exporter[dts]' ({exc})"
+        text = "the helper needs pythonnet, which is not installed; run: pip install 'ssis-exporter[dts]'"
+        if exc.name not in ("clr_loader", "pythonnet"):
+            text += f" ({exc})"
         raise ApiMissing(Trouble(type="MissingExtra", message=text)) from exc
     except Exception as exc:  # whatever a loader of native code raises
         raise ApiMissing(
