@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-import structlog
-
 LEVELS = ("debug", "info", "warn", "error")
 FORMATS = ("logfmt", "json")
 
@@ -53,6 +51,8 @@ def _handler(file: Path | None, stream: TextIO | None) -> logging.Handler:
 
 
 def _formatter(format: str, *, tracebacks: bool) -> logging.Formatter:  # noqa: A002
+    import structlog  # noqa: PLC0415 - brings rich along; `--help` and a slip in a flag need neither
+
     renderer: structlog.typing.Processor = structlog.processors.LogfmtRenderer()
     if format == "json":
         renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
