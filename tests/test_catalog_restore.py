@@ -465,7 +465,26 @@ def test_a_bookmark_of_another_catalog_is_ignored(made: Rig) -> None:
     seen = later.snapshot()
 
     assert ({first}, ()) == (ids(seen), seen.ended)
-    for nonsense in ("", "x", "1 2", "-1 3 abc"):
+    for nonsense in ("", "x", "1 2", "-1 3 abc", "1 2 abc yesterday"):
         other = made.source()
         other.resume(nonsense, ["x", "-3"])
         assert {first} == ids(other.snapshot())
+
+
+@pytest.mark.parametrize(("hours", "hours_known"), [(-1, -1), (1, 0)])
+def test_since_when_a_catalog_has_been_this_one_is_handed_on(
+    made: Rig, clock: Clock, hours: int, hours_known: int
+) -> None:
+    """
+    From life to life; a moment that lies ahead counts as now, for it was noted by a clock that was wrong.
+    """
+    made.estate.add()
+    words = made.source().snapshot().bookmark.split()
+    changed_at = clock() + timedelta(hours=hours)
+    later = made.source(now=clock)
+    later.resume(" ".join([*words[:3], changed_at.isoformat()]), ["1"])
+
+    seen = later.snapshot()
+
+    known = clock() + timedelta(hours=hours_known)
+    assert (known, f"{' '.join(words)} {known.isoformat()}") == (seen.same_since, seen.bookmark)

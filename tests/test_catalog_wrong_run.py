@@ -89,7 +89,7 @@ def test_an_alert_is_older_than_its_run_whatever_the_servers_clock_says(made: Ri
     play(made.folder / "state", work, sources=["sql01"])
 
 
-@pytest.mark.parametrize("known_by", ["an earlier life", "an earlier look"])
+@pytest.mark.parametrize("known_by", ["an earlier life", "the life before that", "an earlier look"])
 def test_another_server_under_the_same_name_is_asked_for_nothing_of_before(
     made: Rig, other: Rig, tmp_path: Path, known_by: str
 ) -> None:
@@ -112,6 +112,13 @@ def test_another_server_under_the_same_name_is_asked_for_nothing_of_before(
         else:
             source = source_of(other, scene)
             source.resume(seen.bookmark, ["70"])
+        if known_by == "the life before that":
+            bookmarks = [source.snapshot().bookmark, source.snapshot().bookmark]
+            await scene.time.advance(60)
+            bookmarks.append(source.snapshot().bookmark)
+            assert 1 == len(set(bookmarks))
+            source = source_of(other, scene)
+            source.resume(bookmarks[0], ["70"])
         scene.workers["sql01"] = InlineWorker(source)
 
         assert ("refused", "alert_before_run") == await nominate(scene, about_the_first)

@@ -81,20 +81,14 @@ class Looker:
         self._now = datetime.now(UTC)
         """The server's clock as last seen; only to tell who is young."""
         self._set_aside: dict[int, OpenRun] = {}
-        self._became_another_at: float | None = None
+        self.became_another_at: float | None = None
+        """When the catalog was found to be another one than before, by this machine's clock that nobody can set."""
         self._clock = ServerClock(source)
 
     @property
     def set_forward(self) -> tuple[tuple[datetime, timedelta], ...]:
         """See `Snapshot.set_forward`."""
         return self._clock.set_forward
-
-    @property
-    def same_for(self) -> timedelta | None:
-        """For how long the catalog has been this one; None where it is not known ever to have been another."""
-        if self._became_another_at is None:
-            return None
-        return timedelta(seconds=self._monotonic() - self._became_another_at)
 
     def look(self, queries: Queries, deadline: Deadline) -> Seen:
         """
@@ -210,7 +204,7 @@ class Looker:
         lowest = queries.lowest(deadline) if sees_all else 1
         went_back = memory.origin is not None and place.highest < memory.floor
         if went_back or memory.last_origin not in ("", place.origin.digest):
-            self._became_another_at = self._monotonic()
+            self.became_another_at = self._monotonic()
             self._clock = ServerClock(self._source)
         if memory.origin is not None:
             log.info("source %s: the catalog is another one or was restored; reading it anew", self._source)

@@ -36,17 +36,26 @@ class Bookmark:
     began: int
     """The highest id at the very first look: runs that ended before it are the past, and are never reported."""
 
+    same_since: datetime | None = None
+    """By this machine's clock, since when the catalog has been this one; None where it never was another."""
+
     def __str__(self) -> str:
-        return f"{self.highest} {self.began} {self.origin}"
+        since = "" if self.same_since is None else f" {self.same_since.astimezone(UTC).isoformat()}"
+        return f"{self.highest} {self.began} {self.origin}{since}"
 
     @classmethod
     def parse(cls, text: str) -> Bookmark | None:
         """From its text; None for one that says nothing."""
         highest, _, rest = text.partition(" ")
-        began, _, origin = rest.partition(" ")
+        began, _, rest = rest.partition(" ")
+        origin, _, since = rest.partition(" ")
         if not (highest.isdecimal() and began.isdecimal()):
             return None
-        return cls(origin=origin, highest=int(highest), began=int(began))
+        try:
+            same_since = datetime.fromisoformat(since).astimezone(UTC) if since else None
+        except ValueError:
+            return None
+        return cls(origin=origin, highest=int(highest), began=int(began), same_since=same_since)
 
 
 @dataclass(slots=True)

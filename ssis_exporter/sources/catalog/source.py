@@ -7,6 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Self
 
@@ -99,6 +100,10 @@ class CatalogSource(RecordingSource, StoppableSource):
         self._hosts = hosts if hosts is not None else make_local_hosts()
         self._counters = Counters(name, self._connect, monotonic=monotonic)
         self._info = SourceInfo(kind=self.kind, server=str(settings.address))
+        self._same_before: datetime | None = None
+        """Since when the catalog has been this one, as far as an earlier life knew."""
+        self._noted: tuple[float, datetime] | None = None
+        """When it was found to be another one: by the clock that nobody can set, and what a later life is told."""
 
     @classmethod
     def from_settings(cls, name: str, settings: Any) -> Self:
@@ -123,8 +128,8 @@ class CatalogSource(RecordingSource, StoppableSource):
         deadline = self._deadline()
         with self._telling():
             session, seen = self._look(deadline)
-            here, same_for = self._now(), self._looker.same_for
-            memory = self._looker.memory
+            here = self._now()
+            memory, bookmark = self._looker.memory, self._bookmark(here)
             hosts = self._hosts.look(memory.open, session.server, all_known=not memory.is_incomplete)
             flows = self._data_flows(deadline)
             return Snapshot(
@@ -135,10 +140,10 @@ class CatalogSource(RecordingSource, StoppableSource):
                 hosts_without_row=None if hosts is None else hosts.without_row,
                 ended=seen.ended,
                 records_ends=True,
-                bookmark="" if memory.bookmark is None else str(memory.bookmark),
+                bookmark="" if bookmark is None else str(bookmark),
                 clock_ahead=here - seen.now,
                 set_forward=self._looker.set_forward,
-                same_since=None if same_for is None else here - same_for,
+                same_since=self._same_since(here),
                 incomplete=memory.is_incomplete,
             )
 
@@ -146,6 +151,8 @@ class CatalogSource(RecordingSource, StoppableSource):
         """Goes on after the ends that an earlier life reported, where the catalog is the same one still."""
         point = Bookmark.parse(bookmark)
         if point is not None:
+            # One that lies ahead was noted by a clock that was wrong then; no alert would ever be younger.
+            self._same_before = None if point.same_since is None else min(point.same_since, self._now())
             self._looker.memory.resume(point, [int(number) for number in open_ids if number.isdecimal()])
 
     def past(self, cursor: str) -> tuple[Sequence[EndedExecution], str | None]:
@@ -250,6 +257,21 @@ class CatalogSource(RecordingSource, StoppableSource):
         asked = self.asked_within
         silence = None if asked is None else max(asked * LONGEST_SILENCE, SHORTEST_SILENCE)
         return Deadline(self._settings.time_limit, silence=silence, monotonic=self._monotonic)
+
+    def _same_since(self, here: datetime) -> datetime | None:
+        """By this machine's clock, which shows `here` now."""
+        at = self._looker.became_another_at
+        return self._same_before if at is None else here - timedelta(seconds=self._monotonic() - at)
+
+    def _bookmark(self, here: datetime) -> Bookmark | None:
+        """With one moment for one change: another text at each look would be written to the disk at each look."""
+        bookmark, at = self._looker.memory.bookmark, self._looker.became_another_at
+        same_since = self._same_since(here)
+        if at is not None and same_since is not None:
+            if self._noted is None or self._noted[0] != at:
+                self._noted = at, same_since
+            same_since = self._noted[1]
+        return None if bookmark is None else replace(bookmark, same_since=same_since)
 
     def _data_flows(self, deadline: Deadline) -> dict[int, DataFlow]:
         if not self._settings.performance_counters:
