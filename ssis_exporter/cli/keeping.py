@@ -5,19 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 from ssis_exporter.backfill import Backfill, FirstErrors
-from ssis_exporter.baseline import Baseline
 from ssis_exporter.config import Config
 from ssis_exporter.errors import StorageError, StorageInUse
 from ssis_exporter.exporter import Exporter
-from ssis_exporter.history import History, read_history
-from ssis_exporter.historyfile import NAME, Loaded, PackageKey
+from ssis_exporter.history import History
 from ssis_exporter.ledger import NAME as LEDGER
-from ssis_exporter.model import ExecutionFacts, ExecutionKey
 from ssis_exporter.ourstops import OurStops, read_our_stops
 from ssis_exporter.storage import StorageMetrics
 from ssis_exporter.storagefolder import Storage
@@ -82,46 +77,6 @@ class Keeping:
         self.history.most_packages = PACKAGES_FACTOR * config.limits.packages_per_source
         if self._exporter.history is not None:
             self._backfill.begin(self._exporter.source_names)
-
-
-def read_known(folder: Path) -> Callable[[ExecutionKey], bool]:
-    """Whether a run is remembered, by what the folder's history knows; none where it cannot be read. Blocks."""
-    sources = _read(folder).sources
-
-    def knows(key: ExecutionKey) -> bool:
-        return key.source in sources and sources[key.source].knows(key.instance_id)
-
-    return knows
-
-
-def read_usual(folder: Path) -> Callable[[ExecutionFacts], Baseline | None]:
-    """What is usual for packages, as the folder's history knows; nothing where it cannot be read. Blocks."""
-    found = _read(folder).packages
-
-    def usual(facts: ExecutionFacts) -> Baseline | None:
-        record = found.get(PackageKey.of(facts))
-        return record.samples.baseline() if record is not None else None
-
-    return usual
-
-
-def read_typical(folder: Path) -> Callable[[ExecutionFacts], timedelta | None]:
-    """How long packages usually take, likewise."""
-    usual = read_usual(folder)
-
-    def typical(facts: ExecutionFacts) -> timedelta | None:
-        baseline = usual(facts)
-        return baseline.typical if baseline is not None else None
-
-    return typical
-
-
-def _read(folder: Path) -> Loaded:
-    try:
-        return read_history(folder) if (folder / NAME).exists() else Loaded()
-    except StorageError as exc:
-        log.warning("what ran before is not known: %s", exc)
-        return Loaded()
 
 
 def _our_stops(folder: Path) -> OurStops:

@@ -26,7 +26,7 @@ from ssis_exporter.api import (
 from ssis_exporter.cli import exits, options
 from ssis_exporter.cli.fetch import FAILURES_PATH, fetch, fetch_as
 from ssis_exporter.cli.folder import storage_folder
-from ssis_exporter.cli.keeping import read_usual
+from ssis_exporter.cli.remembered import Remembered
 from ssis_exporter.cli.tables import print_rows
 from ssis_exporter.config import Config
 from ssis_exporter.durations import short_duration
@@ -101,11 +101,11 @@ def _show_failures(url: str | None, timeout: float, folder: Path, *, as_json: bo
 
 
 async def _look(config: Config, seconds: float, folder: Path) -> Document:
-    usual = await asyncio.to_thread(read_usual, folder)
+    remembered = await asyncio.to_thread(Remembered, folder)
     exporter = Exporter(config, registry=CollectorRegistry(), load=lambda: config)
     try:
         readings = await exporter.read(timedelta(seconds=seconds))
-        return document(readings, keep_user_names=config.keep_user_names, usual=usual)
+        return document(readings, keep_user_names=config.keep_user_names, usual=remembered.usual)
     finally:
         await exporter.close()
 

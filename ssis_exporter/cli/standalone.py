@@ -10,7 +10,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from ssis_exporter.cli.folder import passing_folder
-from ssis_exporter.cli.keeping import read_known, read_typical
+from ssis_exporter.cli.remembered import Remembered
 from ssis_exporter.cli.stopping import Stopping
 from ssis_exporter.config import Config
 from ssis_exporter.errors import ConfigError
@@ -39,14 +39,15 @@ async def stopping(config: Config, folder: Path, *, writes: bool) -> AsyncIterat
     kept = writes or (folder / NAME).exists()
     with nullcontext(folder) if kept else passing_folder(folder) as used:
         storage = Storage(used)
+        remembered = await asyncio.to_thread(Remembered, folder)
         made = Stopping(
             config.stop,
             storage=storage,
             storage_metrics=StorageMetrics(registry),
             exporter=exporter,
             metrics=StopMetrics(registry),
-            typical=await asyncio.to_thread(read_typical, folder),
-            was_seen=await asyncio.to_thread(read_known, folder),
+            typical=remembered.typical,
+            was_seen=remembered.knows,
             takes_up=False,
         )
         try:
