@@ -225,17 +225,33 @@ def test_a_named_instance_is_asked_for_by_its_name(monkeypatch: pytest.MonkeyPat
     assert (50123, [b"\x04Inst\0"] * 2) == (found, browser.asked[:2])
 
 
-def test_a_silent_browser_service_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seconds", [0.2, 300])
+def test_a_silent_browser_service_is_told(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """
-    With what would help.
+    With what would help, however little time a look has; what is told is a `timeout`, as for all that keeps silent.
     """
-    monkeypatch.setattr(address_module, "BROWSER_WAIT", 0.05)
+    if seconds > LIMIT.total_seconds():
+        monkeypatch.setattr(address_module, "BROWSER_WAIT", 0.05)
     browser = Browser({}, deaf=100)
+    deadline = Deadline(timedelta(seconds=seconds))
     try:
-        with pytest.raises(SourceUnreachable, match="name the port"):
-            instance_port(ServerAddress("127.0.0.1", None, "X"), Deadline(LIMIT), browser_port=browser.port)
+        with pytest.raises(SourceTimeout, match="name the port"):
+            instance_port(ServerAddress("127.0.0.1", None, "X"), deadline, browser_port=browser.port)
     finally:
         browser.close()
+
+    assert 3 == len(browser.asked)
+
+
+def test_a_browser_service_that_is_not_there_is_told() -> None:
+    """
+    The machine says so at once.
+    """
+    browser = Browser({})
+    browser.close()
+
+    with pytest.raises(SourceUnreachable, match="name the port"):
+        instance_port(ServerAddress("127.0.0.1", None, "X"), Deadline(LIMIT), browser_port=browser.port)
 
 
 def test_each_address_of_a_name_is_tried(tmp_path: Path) -> None:
