@@ -16,7 +16,7 @@ import msgspec
 from tornado.web import Application, RequestHandler, stream_request_body
 
 from ssis_exporter.credentials import Failures, Tokens, name_is_allowed
-from ssis_exporter.handlers import MAX_BODY_BYTES, SECURITY_HEADERS, body_is_too_large, log_request
+from ssis_exporter.handlers import MAX_BODY_BYTES, SECURITY_HEADERS, TOO_LARGE, body_is_too_large, log_request
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ class CarefulHandler(RequestHandler):
         elif not (length.isascii() and length.isdecimal()):
             self.refuse(HTTPStatus.BAD_REQUEST, "Content-Length is not one number")
         elif body_is_too_large(headers):
-            self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {MAX_BODY_BYTES} bytes")
+            self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, TOO_LARGE)
         elif media_type != "application/json" or headers.get("Content-Encoding", "identity") != "identity":
             self.refuse(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be plain application/json")
         elif self.admission.bodies + int(length) > MAX_BODIES_BYTES:

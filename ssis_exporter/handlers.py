@@ -25,6 +25,8 @@ SECURITY_HEADERS = {
 MAX_BODY_BYTES = 1024 * 1024
 """Of one request."""
 
+TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES} bytes"
+
 NOT_FOUND = "not found; the pages are linked from /"
 
 
@@ -144,7 +146,7 @@ class UnfitBody(Handler):
         if "Transfer-Encoding" in self.request.headers:
             self.refuse(HTTPStatus.LENGTH_REQUIRED, "no path here takes a body without Content-Length")
         else:
-            self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {MAX_BODY_BYTES} bytes")
+            self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, TOO_LARGE)
 
 
 class NotFound(Handler):

@@ -192,6 +192,11 @@ def test_explain_of_too_many_runs(service: Service, tmp_path: Path, capsys: pyte
     [
         (b"{}", 'the webhook would answer 400: the body is not an Alertmanager webhook message of version "4"'),
         (b"hello", "the webhook would answer 400: the body is not JSON"),
+        pytest.param(
+            b" " * (1024 * 1024 + 1),
+            "the webhook would answer 413: the body is larger than 1048576 bytes",
+            id="too large",
+        ),
     ],
 )
 def test_explain_of_what_is_no_message(

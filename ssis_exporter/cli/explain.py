@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,10 @@ from ssis_exporter.cli.service import NotThere, find_service
 from ssis_exporter.cli.standalone import stopping
 from ssis_exporter.config import Config
 from ssis_exporter.control import explain_all
+from ssis_exporter.handlers import MAX_BODY_BYTES, TOO_LARGE
 from ssis_exporter.labels import clean_line
 from ssis_exporter.model import Nomination
 from ssis_exporter.stopview import Explanation
-
-MAX_BODY_BYTES = 1024 * 1024
 
 
 @click.command("explain")
@@ -46,7 +46,9 @@ def command(
     Asks the running service when there is one, which has its own configuration; looks by itself otherwise. Nothing is
     stopped or recorded.
     """
-    message = read_message(_read(file))
+    body = _read(file)
+    fits = len(body) <= MAX_BODY_BYTES
+    message = read_message(body) if fits else NotAMessage(TOO_LARGE, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
     if isinstance(message, NotAMessage):
         click.echo(f"the webhook would answer {message.code}: {message.sentence}")
         return exits.FOUND
