@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from ssis_exporter.model import Scope, Visibility
+from ssis_exporter.sources.dtexec.capabilities import TRACE_OTHERS, has_capability
 
 # PROC_PID_INIT_INO in the kernel's include/linux/proc_ns.h: the first PID namespace, the machine's own.
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"
@@ -65,13 +66,7 @@ def _owner_of_first(proc: Path) -> int | None:
 
 def _may_trace() -> bool:
     """Whether the capability that no `hidepid` hides anything from is there."""
-    capability_trace = 19
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        line = next(line for line in status.splitlines() if line.startswith("CapEff:"))
-    except (OSError, StopIteration):
-        return False
-    return bool(int(line.split()[1], 16) >> capability_trace & 1)
+    return has_capability(TRACE_OTHERS) is True
 
 
 def _shows_the_machine(proc: Path, *, shows_our_namespace: bool) -> bool:

@@ -6,9 +6,9 @@ import errno
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 
 from ssis_exporter.errors import IdentityUnknown, NoSuchExecution, SourceError, StopDenied, StopFailed
+from ssis_exporter.sources.dtexec.capabilities import SIGNAL_OTHERS, has_capability
 from ssis_exporter.sources.dtexec.processes import ProcessGone, ProcessHidden, Sighting
 from ssis_exporter.sources.dtexec.statline import Stat
 
@@ -17,13 +17,8 @@ _GONE = (errno.ENOENT, errno.ESRCH)
 
 def may_signal_others() -> bool:
     """By the capability; root without it (in a container) may not."""
-    capability_kill = 5
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        line = next(line for line in status.splitlines() if line.startswith("CapEff:"))
-    except (OSError, StopIteration):
-        return os.geteuid() == 0
-    return bool(int(line.split()[1], 16) >> capability_kill & 1)
+    may = has_capability(SIGNAL_OTHERS)
+    return os.geteuid() == 0 if may is None else may
 
 
 def send(seen: Sighting, number: signal.Signals, read_stat: Callable[[int], Stat]) -> None:
