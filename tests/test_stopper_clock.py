@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
@@ -319,6 +320,15 @@ def test_a_reboot_without_a_name_is_told_by_how_long_the_machine_was_up(tmp_path
     play(tmp_path, work, names_boots=False)
 
 
+async def end_with_older_ledger(scene: Scene, *statements: str) -> None:
+    """The exporter ends, and its ledger becomes what an older version would have left."""
+    await scene.stopper.close()
+    scene.storage.release()
+    with contextlib.closing(sqlite3.connect(scene.storage.folder / "ledger.sqlite")) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
 def test_a_ledger_of_the_second_format_knows_when_it_was_last_open(tmp_path: Path) -> None:
     """
     A clock that was set before the first start of this version is noticed by that start.
@@ -326,18 +336,14 @@ def test_a_ledger_of_the_second_format_knows_when_it_was_last_open(tmp_path: Pat
 
     async def work(scene: Scene) -> None:
         await stops(scene, "1")
-        await scene.stopper.close()
-        scene.storage.release()
-        with sqlite3.connect(tmp_path / "ledger.sqlite") as connection:
-            for statement in (
-                "ALTER TABLE clock DROP COLUMN since_wall",
-                "ALTER TABLE clock DROP COLUMN since_monotonic",
-                "ALTER TABLE clock DROP COLUMN boot",
-                "DROP TABLE clock_steps",
-                "PRAGMA user_version = 2",
-            ):
-                connection.execute(statement)
-        connection.close()
+        await end_with_older_ledger(
+            scene,
+            "ALTER TABLE clock DROP COLUMN since_wall",
+            "ALTER TABLE clock DROP COLUMN since_monotonic",
+            "ALTER TABLE clock DROP COLUMN boot",
+            "DROP TABLE clock_steps",
+            "PRAGMA user_version = 2",
+        )
         scene.time.set_by = -3600.0
         await scene.restart()
         assert 2 == len(scene.stopper._around.clock.readings())
@@ -374,20 +380,16 @@ def test_a_ledger_of_before_has_its_stops_counted_once_more(tmp_path: Path) -> N
 
     async def work(scene: Scene) -> None:
         assert ["stopped", "stopped"] == await stops(scene, "1", "2")
-        await scene.stopper.close()
-        scene.storage.release()
-        with sqlite3.connect(tmp_path / "ledger.sqlite") as connection:
-            for statement in (
-                "DROP INDEX places",
-                "ALTER TABLE runs DROP COLUMN placed_after",
-                "ALTER TABLE runs DROP COLUMN nominated_after",
-                "DROP TABLE clock",
-                "DROP TABLE clock_steps",
-                "CREATE INDEX places ON runs (placed_at) WHERE placed_at IS NOT NULL",
-                "PRAGMA user_version = 1",
-            ):
-                connection.execute(statement)
-        connection.close()
+        await end_with_older_ledger(
+            scene,
+            "DROP INDEX places",
+            "ALTER TABLE runs DROP COLUMN placed_after",
+            "ALTER TABLE runs DROP COLUMN nominated_after",
+            "DROP TABLE clock",
+            "DROP TABLE clock_steps",
+            "CREATE INDEX places ON runs (placed_at) WHERE placed_at IS NOT NULL",
+            "PRAGMA user_version = 1",
+        )
         scene.time.seconds += 86_400
         await scene.restart()
         assert ["refused"] == await stops(scene, "3")
