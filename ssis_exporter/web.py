@@ -179,7 +179,16 @@ class _Handler(Handler):
         return scrape_budget(self.request.headers.get(TIMEOUT_HEADER), self.web.timeout_margin)
 
 
-class MetricsHandler(_Handler):
+class _ReadingHandler(_Handler):
+    async def get(self) -> None:
+        raise NotImplementedError
+
+    async def head(self) -> None:
+        """As GET, without the body."""
+        await self.get()
+
+
+class MetricsHandler(_ReadingHandler):
     """`/metrics`."""
 
     async def get(self) -> None:
@@ -187,15 +196,11 @@ class MetricsHandler(_Handler):
         form = negotiate(self.request.headers.get("Accept"))
         await self.send_chosen(form.content_type, lambda readings: self._make(readings, form), budget=self.budget())
 
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()
-
     def _make(self, readings: Sequence[Reading], form: Format) -> Iterable[bytes]:
         return render(self.exporter.families(readings), self.exporter.registry, form)
 
 
-class ProbeHandler(_Handler):
+class ProbeHandler(_ReadingHandler):
     """`/probe`."""
 
     async def get(self) -> None:
@@ -216,12 +221,8 @@ class ProbeHandler(_Handler):
             budget=self.budget(),
         )
 
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()
 
-
-class DiscoveryHandler(_Handler):
+class DiscoveryHandler(_ReadingHandler):
     """`/sd`."""
 
     async def get(self) -> None:
@@ -247,21 +248,13 @@ class DiscoveryHandler(_Handler):
         self.set_header("Content-Type", "application/json")
         self.finish(json.dumps(groups))
 
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()
 
-
-class ExecutionsHandler(_Handler):
+class ExecutionsHandler(_ReadingHandler):
     """`/api/v1/executions`."""
 
     async def get(self) -> None:
         """What runs now, as JSON."""
         await self.send_chosen("application/json", self._make, budget=self.budget())
-
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()
 
     def _make(self, readings: Sequence[Reading]) -> Iterable[bytes]:
         keep, past = self.exporter.config.keep_user_names, self.exporter.past
@@ -270,7 +263,7 @@ class ExecutionsHandler(_Handler):
         return [api.encode(api.document(readings, keep_user_names=keep, usual=past.baseline))]
 
 
-class FailuresHandler(_Handler):
+class FailuresHandler(_ReadingHandler):
     """`/api/v1/failures`."""
 
     async def get(self) -> None:
@@ -279,12 +272,8 @@ class FailuresHandler(_Handler):
         self.set_header("Content-Type", "application/json")
         self.finish(api.encode(api.failures(past.failures() if past is not None else ())))
 
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()
 
-
-class PageHandler(_Handler):
+class PageHandler(_ReadingHandler):
     """`/`."""
 
     async def get(self) -> None:
@@ -299,10 +288,6 @@ class PageHandler(_Handler):
             kind=(refreshes,),
         )
 
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()
-
     def _make(self, readings: Sequence[Reading], *, refreshes: bool) -> Iterable[bytes]:
         around = landing.Surroundings(
             version=__version__,
@@ -316,19 +301,15 @@ class PageHandler(_Handler):
         return [landing.render(readings, around)]
 
 
-class HealthyHandler(_Handler):
+class HealthyHandler(_ReadingHandler):
     """`/-/healthy`."""
 
     async def get(self) -> None:
         """200 while the process serves."""
         self.finish("ssis_exporter is healthy\n")
 
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()
 
-
-class ReadyHandler(_Handler):
+class ReadyHandler(_ReadingHandler):
     """`/-/ready`."""
 
     async def get(self) -> None:
@@ -337,10 +318,6 @@ class ReadyHandler(_Handler):
             self.finish("ssis_exporter is ready\n")
         else:
             self.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "ssis_exporter is starting or ending")
-
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()
 
 
 class ReloadHandler(_Handler):
