@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import msgspec
 
 from ssis_exporter.cli import exits, options
 from ssis_exporter.cli.folder import storage_folder
+from ssis_exporter.cli.tables import plain_lines
 from ssis_exporter.durations import parse_duration
 from ssis_exporter.labels import clean_line
 from ssis_exporter.ledger import read_events
@@ -50,7 +50,7 @@ def command(*, since: datetime | None, as_json: bool, storage_path: Path | None)
     if not rows:
         click.echo("the ledger is empty" if since is None else "nothing happened since then")
         return exits.OK
-    for line in _table([HEADS, *rows]):
+    for line in plain_lines(HEADS, rows):
         click.echo(line)
     return exits.OK
 
@@ -72,10 +72,3 @@ def _row(event: Event) -> tuple[str, ...]:
         event.text,
     )
     return tuple(clean_line(text) for text in texts)
-
-
-def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS) - 1)]
-    for row in rows:
-        line = "  ".join([text.ljust(width) for text, width in zip(row, widths, strict=False)] + [row[-1]])
-        yield line.rstrip()
