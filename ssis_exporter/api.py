@@ -1,4 +1,4 @@
-"""`/api/v1/executions`: what runs now, as JSON. Its shape is stable: fields may be added, none changes or goes."""
+"""What runs now and what failed last, as JSON. Its shape is stable: fields may be added, none changes or goes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from ssis_exporter.errors import SourceError
 from ssis_exporter.historyfile import Failure
 from ssis_exporter.labels import LONGEST_PATH, clean_label, clean_line
 from ssis_exporter.model import DataFlow, Execution, ExecutionFacts, Figures, Reading, Snapshot
+
+EXECUTIONS_PATH = "/api/v1/executions"
+FAILURES_PATH = "/api/v1/failures"
 
 
 class SourceState(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,7 +127,7 @@ class PastFailure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Failures(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of `/api/v1/failures`."""
+    """The answer at `FAILURES_PATH`."""
 
     failures: list[PastFailure]
     """The newest first."""

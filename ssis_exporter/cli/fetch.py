@@ -12,11 +12,9 @@ from urllib.parse import urlsplit
 import click
 import msgspec
 
-from ssis_exporter.api import Document
+from ssis_exporter.api import EXECUTIONS_PATH, Document
 from ssis_exporter.errors import SourceUnreachable
 
-PATH = "/api/v1/executions"
-FAILURES_PATH = "/api/v1/failures"
 MAX_BYTES = 64 * 1024 * 1024
 
 T = TypeVar("T")
@@ -24,7 +22,7 @@ T = TypeVar("T")
 
 def fetch(url: str, timeout: float) -> Document:
     """What runs now, as `fetch_as` does it."""
-    return fetch_as(Document, url, PATH, timeout)
+    return fetch_as(Document, url, EXECUTIONS_PATH, timeout)
 
 
 def fetch_as(kind: type[T], url: str, path: str, timeout: float) -> T:
@@ -66,7 +64,7 @@ def _checked(url: str) -> str:
         raise wrong
     if parts.username is not None or parts.password is not None:
         raise click.BadParameter("a password on the command line can be seen by everybody", param_hint="--url")
-    return url.rstrip("/").removesuffix(PATH)
+    return url.rstrip("/").removesuffix(EXECUTIONS_PATH)
 
 
 def _why(exc: urllib.error.HTTPError) -> str:

@@ -14,6 +14,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from ssis_exporter.api import (
+    FAILURES_PATH,
     LONGEST_MESSAGE,
     Document,
     Failures,
@@ -24,7 +25,7 @@ from ssis_exporter.api import (
     failures,
 )
 from ssis_exporter.cli import exits, options
-from ssis_exporter.cli.fetch import FAILURES_PATH, fetch, fetch_as
+from ssis_exporter.cli.fetch import fetch, fetch_as
 from ssis_exporter.cli.folder import storage_folder
 from ssis_exporter.cli.remembered import Remembered
 from ssis_exporter.cli.tables import print_rows
