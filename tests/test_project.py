@@ -89,6 +89,17 @@ def test_papers_are_there(name: str) -> None:
     assert len(text_of(name)) > 500
 
 
+def test_only_packages_are_looked_through_for_packages() -> None:
+    """
+    What the Wine tests leave behind leads to the root of the machine: an installation that walks there never ends.
+    """
+    found = tomllib.loads(text_of("pyproject.toml"))["tool"]["setuptools"]["packages"]["find"]
+    bare = [path for path in (ROOT / "ssis_exporter").rglob("*.py") if not (path.parent / "__init__.py").exists()]
+
+    assert found["namespaces"] is False
+    assert [] == bare
+
+
 def test_version_stands_in_one_place() -> None:
     """
     The version stands in `ssis_exporter/__init__.py` alone, and what is installed has it.
