@@ -79,6 +79,20 @@ def test_where_new_runs_are_hard_to_find_they_are_looked_for_seldom(made: Rig) -
     assert not [text for text in asked if "TOP (1) e." in text or "execution_id > @" in text]
 
 
+def test_what_has_to_be_judged_is_asked_for_once_in_a_look(made: Rig) -> None:
+    """
+    Not for the highest id of all before and after it as well: what is above the known runs is judged in one question.
+    """
+    own = Own(made, seconds=0.0)
+    own.server.forget()
+    own.look()
+
+    [look] = [one.text for one in own.server.exchanges]
+    parts = [part for part in look.split("; ") if "catalog.executions" in part]
+    above = [part for part in parts if "execution_id > @seen" in part or "execution_id > 0" in part]
+    assert (5, 1) == (len(parts), len(above))
+
+
 @pytest.mark.parametrize(("seconds", "roles"), [(0.4, set()), (2.0, {"ssis_logreader"})])
 def test_new_runs_are_looked_for_at_once_where_they_are_easy_to_find(
     made: Rig, seconds: float, roles: set[str]

@@ -34,6 +34,8 @@ class Judging:
         self._not_before = 0.0
         self._since: float | None = None
         """Since when a server that answers small questions has been judging, as far as the look that runs knows."""
+        self._gave_up = False
+        """Whether it came to no end with it when it was last asked."""
         self._rights = Rights()
         self._told = False
 
@@ -45,6 +47,7 @@ class Judging:
     def forget(self) -> None:
         """Something changed for which new runs have to be asked for at once."""
         self._not_before = 0.0
+        self._gave_up = False
 
     def look_begins(self) -> None:
         """A look that has asked for nothing yet."""
@@ -57,11 +60,12 @@ class Judging:
 
     def check_due(self) -> None:
         """Raises `SourceTimeout` where a look that cannot do without judging has to wait."""
-        if self._since is not None and not self.is_due:
+        if self._since is not None and self._gave_up and not self.is_due:
             raise self._hard()
 
     def done(self, rights: Rights, since: float) -> None:
         """New runs were asked for, from `since` to now."""
+        self._gave_up = False
         took = self._monotonic() - since
         if rights.visibility.scope is Scope.ALL or took <= IS_QUICK:
             return
@@ -76,6 +80,7 @@ class Judging:
         """The look ended with its time: the reason, where it is the judging."""
         if self._since is None:
             return None
+        self._gave_up = True
         self._not_before = self._since + (self._monotonic() - self._since) / SHARE
         return self._hard()
 

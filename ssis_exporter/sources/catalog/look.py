@@ -131,8 +131,7 @@ class Looker:
         expected, answer, changed = self._ask(queries, deadline)
         self._check_rights(answer.before)
         if self._is_other_world(answer.before):
-            place = answer.before if answer.zone is not None else queries.place(deadline)
-            self._start_over(queries, place, deadline)
+            self._start_over(queries, queries.place(deadline), deadline)
             expected, answer, changed = self._ask(queries, deadline)
         elif answer.before.highest < memory.highest:
             self._go_back(queries, answer.before, deadline)
@@ -146,6 +145,8 @@ class Looker:
         more |= self._take_fresh(queries, answer.fresh, now, deadline)
         more |= self._fill(queries, now, deadline)
         memory.is_behind |= answer.zone is None
+        # To a login that sees only its own, the highest id was told as it was before the new ones.
+        more |= bool(answer.fresh) and not self._sees_all
         last = self._place(queries, answer, deadline) if more or gone else answer.after
         if self._is_other_world(last):
             memory.origin = None
@@ -165,7 +166,7 @@ class Looker:
         due = self._created_asked_at is None or now - self._created_asked_at >= CREATED_EVERY
         pieces = in_pieces(memory.asked(self._now, all_created=due)) or [[]]
         if self._judging.is_due:
-            answer = queries.look(memory.highest, memory.floor, pieces[0], deadline)
+            answer = queries.look(memory.highest, memory.floor, pieces[0], deadline, sees_all=self._sees_all)
             self._judging.done(answer.before.rights, now)
         else:
             answer = queries.look_at_known(memory.highest, pieces[0], deadline)
@@ -176,8 +177,13 @@ class Looker:
             self._created_asked_at = now
         return expected, answer, changed
 
+    @property
+    def _sees_all(self) -> bool:
+        rights = self.memory.rights
+        return rights is not None and rights.visibility.scope is Scope.ALL
+
     def _place(self, queries: Queries, answer: Answer, deadline: Deadline) -> Place:
-        if answer.zone is None:
+        if answer.zone is None or not self._sees_all:
             return queries.place_alone(self.memory.highest, deadline)
         return queries.place(deadline)
 

@@ -66,6 +66,11 @@ _PLACE = (
 _HIGHEST = (
     "(SELECT TOP (1) e.execution_id FROM catalog.executions AS e WHERE e.execution_id > 0 ORDER BY e.execution_id DESC)"
 )
+# What a login that sees only its own is asked instead: to find the highest of all, the server judges all above it.
+_HIGHEST_KNOWN = (
+    "(SELECT TOP (1) e.execution_id FROM catalog.executions AS e WHERE e.execution_id > @floor"
+    " AND e.execution_id <= @seen ORDER BY e.execution_id DESC)"
+)
 _FORK = "(SELECT r.recovery_fork_guid FROM sys.database_recovery_status AS r WHERE r.database_id = DB_ID())"
 
 # @ids holds 9 bytes an id: the id as eight bytes, highest first, and its state as we know it.
@@ -159,6 +164,7 @@ class Queries:
         fork = _FORK if shows_fork else "CAST(NULL AS uniqueidentifier)"
         self._place = _PLACE.format(fork=fork, highest=_HIGHEST)
         self._place_alone = _PLACE.format(fork=fork, highest="@seen")
+        place_known = _PLACE.format(fork=fork, highest=_HIGHEST_KNOWN)
         self.columns = columns
         own = columns.select("e")
         row = _ROW.format(columns=columns.select("x"))
@@ -169,6 +175,7 @@ class Queries:
         more = ", e.machine_name" if columns.has("machine_name") else ""
         self._changed_of = _CHANGED.format(asked=_ASKED, row=row, more=more)
         self._look = f"{self._place}; {_ZONE}; {self._fresh}; {self._changed_of}; {self._place}"
+        self._look_for_own = f"{place_known}; {_ZONE}; {self._fresh}; {self._changed_of}; {place_known}"
         self._look_at_known = f"{self._place_alone}; {self._changed_of}; {self._place_alone}"
         self._by_id = f"{_ASKED}SELECT {own} FROM asked CROSS {row}"
         self._open_between = (
@@ -176,10 +183,17 @@ class Queries:
             f" AND e.status IN ({OPEN_CODES}){ONE_CORE}"
         )
 
-    def look(self, seen: int, floor: int, asked: Sequence[tuple[int, int]], deadline: Deadline) -> Answer:
-        """Everything of a usual look, and by what right before and after it."""
+    def look(
+        self, seen: int, floor: int, asked: Sequence[tuple[int, int]], deadline: Deadline, *, sees_all: bool
+    ) -> Answer:
+        """
+        Everything of a usual look, and by what right before and after it.
+
+        Where the login does not see all, the highest id is that of the known ones, up to `seen`.
+        """
         parameters = [("seen", "bigint", seen), ("floor", "bigint", floor), *_packed(asked)]
-        before, zone, fresh, changed, after = _results(self._connection.query(self._look, parameters, deadline), 5)
+        results = self._connection.query(self._look if sees_all else self._look_for_own, parameters, deadline)
+        before, zone, fresh, changed, after = _results(results, 5)
         return Answer(
             before=_place(before),
             zone=Zone(number=int(zone[0][0]), total=int(zone[0][1] or 0)),
