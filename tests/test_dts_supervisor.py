@@ -6,11 +6,12 @@ Through the real helper and the real pythonnet on Mono where it can be; what tha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -48,6 +49,22 @@ pytest_plugins = ("tests.dts.fixtures",)
 pytestmark = pytest.mark.real
 
 HELLO = 'import sys; print(\'{"hello":1,"pid":1,"release":160,"assembly":"x"}\', flush=True); sys.stdin.readline()'
+
+MadeOf = Callable[[str], DtsSource]
+
+
+@pytest.fixture
+def made_of(tmp_path: Path, gac: Gac) -> Iterator[MadeOf]:
+    """Makes a source whose helper is these lines of Python; it is closed after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def make(script: str) -> DtsSource:
+            helper = fake_helper(tmp_path, script)
+            source = DtsSource("local", settings(gac, helper=helper), patience=QUICK)
+            stack.callback(source.close)
+            return source
+
+        yield make
 
 
 @pytest.mark.parametrize("member", ["ctor", "list", "enumerate", "PackageName"])
@@ -161,12 +178,12 @@ def test_junk_from_managed_code_does_not_reach_the_protocol(estate: Estate, sour
     ],
 )
 def test_what_is_no_answer_ends_the_helper(
-    tmp_path: Path, gac: Gac, script: str, error: str, children: Callable[[], list[psutil.Process]]
+    made_of: MadeOf, script: str, error: str, children: Callable[[], list[psutil.Process]]
 ) -> None:
     """
     A helper that says what it must not is ended and named; nothing of it is shown.
     """
-    source = DtsSource("local", settings(gac, helper=fake_helper(tmp_path, script)), patience=QUICK)
+    source = made_of(script)
     with pytest.raises(SourceError, match=error):
         until_not_starting(source)
     source.close()
@@ -175,16 +192,15 @@ def test_what_is_no_answer_ends_the_helper(
 
 
 @pytest.mark.parametrize("hresult", [0x80070005, 0x80070005 - 2**32])
-def test_another_helper_may_tell_an_hresult_with_its_sign(tmp_path: Path, gac: Gac, hresult: int) -> None:
+def test_another_helper_may_tell_an_hresult_with_its_sign(made_of: MadeOf, hresult: int) -> None:
     """
     .NET's HRESULT is a signed number; told as it is, it means the same.
     """
     said = json.dumps({"id": 1, "error": {"type": "COMException", "hresult": hresult}})
     script = f"{HELLO}; print({said!r}, flush=True); sys.stdin.readline()"
-    source = DtsSource("local", settings(gac, helper=fake_helper(tmp_path, script)), patience=QUICK)
+    source = made_of(script)
     with pytest.raises(SourceAccessDenied, match="HRESULT 0x80070005"):
         until_not_starting(source)
-    source.close()
 
 
 def test_a_slow_start_goes_on_between_looks(estate: Estate) -> None:
@@ -225,41 +241,39 @@ def test_a_program_that_is_none(gac: Gac) -> None:
         source.snapshot()
 
 
-def test_an_answer_that_breaks_off_is_the_end_of_its_helper(tmp_path: Path, gac: Gac) -> None:
+def test_an_answer_that_breaks_off_is_the_end_of_its_helper(made_of: MadeOf) -> None:
     """
     Of a helper that ends within a line its end is told, not the piece of a line.
     """
     script = f"{HELLO}; print('{{\"id\":1,\"ok\":', end='', flush=True); sys.exit('out of memory')"
-    source = DtsSource("local", settings(gac, helper=fake_helper(tmp_path, script)), patience=QUICK)
+    source = made_of(script)
     with pytest.raises(SourceUnreachable, match="ended with status 1: out of memory"):
         until_not_starting(source)
-    source.close()
 
 
 def test_a_helper_that_closes_its_output_and_lives(
-    tmp_path: Path, gac: Gac, children: Callable[[], list[psutil.Process]]
+    made_of: MadeOf, children: Callable[[], list[psutil.Process]]
 ) -> None:
     """
     It is ended, and its exit status, which is ours then, is not told as its own.
     """
     script = f"{HELLO}; import os, time; os.close(1); time.sleep(600)"
-    source = DtsSource("local", settings(gac, helper=fake_helper(tmp_path, script)), patience=QUICK)
+    source = made_of(script)
     with pytest.raises(SourceUnreachable, match=r"closed its output and was ended$"):
         until_not_starting(source)
 
     assert [] == children()
 
 
-def test_a_line_without_end_is_read_no_further(tmp_path: Path, gac: Gac) -> None:
+def test_a_line_without_end_is_read_no_further(made_of: MadeOf) -> None:
     """
     A helper that writes on and on within one line is ended, and what it wrote does not pile up in the exporter.
     """
     script = f"{HELLO}; print('x' * (LONGEST + 1), end='', flush=True); sys.stdin.readline()"
     script = f"LONGEST = {LONGEST_LINE}; {script}"
-    source = DtsSource("local", settings(gac, helper=fake_helper(tmp_path, script)), patience=QUICK)
+    source = made_of(script)
     with pytest.raises(SourceBroken, match="understood"):
         until_not_starting(source)
-    source.close()
 
 
 def test_pauses_after_failures(tmp_path: Path, gac: Gac) -> None:
@@ -368,7 +382,7 @@ def test_a_helper_outlives_the_thread_that_asked_first(
     assert [helper] == children()
 
 
-def test_what_a_helper_started_ends_with_it(tmp_path: Path, gac: Gac) -> None:
+def test_what_a_helper_started_ends_with_it(made_of: MadeOf) -> None:
     """
     A helper that started a program which holds its output is ended with that program, and in time.
     """
@@ -378,7 +392,7 @@ import subprocess, sys
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", {mark!r}])
 {HELLO}
 """
-    source = DtsSource("local", settings(gac, helper=fake_helper(tmp_path, script)), patience=QUICK)
+    source = made_of(script)
     with pytest.raises(SourceError):
         until_not_starting(source)
     source.close()
@@ -388,27 +402,25 @@ subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", {mark!r}
     assert [] == alive
 
 
-def test_a_helper_that_talks_without_end_is_read_no_further(tmp_path: Path, gac: Gac) -> None:
+def test_a_helper_that_talks_without_end_is_read_no_further(made_of: MadeOf) -> None:
     """
     What nobody asked for does not pile up in the exporter.
     """
     script = f"{HELLO}; import itertools; [print('x' * 65536, flush=True) for _ in itertools.count()]"
-    source = DtsSource("local", settings(gac, helper=fake_helper(tmp_path, script)), patience=QUICK)
+    source = made_of(script)
     with pytest.raises(SourceBroken, match="understood"):
         until_not_starting(source)
-    source.close()
 
 
-def test_an_answer_may_be_spaced_as_its_writer_likes(tmp_path: Path, gac: Gac) -> None:
+def test_an_answer_may_be_spaced_as_its_writer_likes(made_of: MadeOf) -> None:
     """
     Another helper's JSON may hold spaces and keys in any order.
     """
     said = '{"ok": {"rows": [], "running": []}, "id": 1}'
     script = f"{HELLO}; print({said!r}, flush=True); sys.stdin.readline()"
-    source = DtsSource("local", settings(gac, helper=fake_helper(tmp_path, script)), patience=QUICK)
+    source = made_of(script)
 
     assert () == until_answered(source).executions
-    source.close()
 
 
 def test_an_old_helper_is_replaced(estate: Estate, children: Callable[[], list[psutil.Process]]) -> None:
