@@ -11,10 +11,11 @@ from typing import Any
 from ssis_exporter.model import Snapshot
 from ssis_exporter.sources.catalog import CatalogSource
 from ssis_exporter.sources.catalog.settings import CatalogSettings, Credentials
-from tests.tds.server import TdsServer
+from tests.tds.server import TdsServer, ntlm_users
 from tests.tds.tables import Estate
 
 USER = "exporter"
+WINDOWS_ACCOUNT = "CORP\\svc_ssis"
 PASSWORD = "pass'word \N{GREEK SMALL LETTER OMEGA}"
 
 
@@ -85,6 +86,23 @@ def rig(folder: Path, estate: Estate | None = None, **server: Any) -> Iterator[R
         yield made
     finally:
         made.close()
+
+
+@contextmanager
+def windows_rig(folder: Path) -> Iterator[Rig]:
+    """A rig whose server lets `WINDOWS_ACCOUNT` stop runs, by the real NTLM exchange; see `windows_auth`."""
+    estate = make_estate()
+    estate.add_account(WINDOWS_ACCOUNT, windows=True, roles={"ssis_admin"})
+    password = folder / "windows-password"
+    password.write_text("secret\n", encoding="utf-8")
+    password.chmod(0o600)
+    with ntlm_users(folder / "ntlm", ("CORP", "svc_ssis", "secret")), rig(folder, estate) as made:
+        yield made
+
+
+def windows_auth(made: Rig) -> Credentials:
+    """How a source logs in to the server of a `windows_rig` as that account."""
+    return Credentials(user=WINDOWS_ACCOUNT, password_file=made.folder / "windows-password")
 
 
 def ids(seen: Snapshot) -> set[int]:

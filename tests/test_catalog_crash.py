@@ -18,12 +18,11 @@ import pytest
 
 from ssis_exporter.ledger import read_events
 from ssis_exporter.model import StopOutcome
-from tests.catalogs import Rig, make_estate, rig
+from tests.catalogs import WINDOWS_ACCOUNT, Rig, windows_rig
 from tests.installed import COMMAND
 from tests.stack import AT_ONCE, LOOPBACK, Alertmanager, Program, filled, free_port, wait_until
 from tests.tds.engine import Session
-from tests.tds.server import ntlm_users
-from tests.test_catalog_stopping import ACCOUNT, CONFIG, TOKEN
+from tests.test_catalog_stopping import CONFIG, TOKEN
 
 pytestmark = [
     pytest.mark.real,
@@ -73,20 +72,14 @@ def test_a_crash_at_every_request_to_the_catalog(tmp_path: Path) -> None:
     Each run comes to one outcome with at most one request, whichever request the exporter was ended at; the run beside
     it goes on.
     """
-    estate = make_estate()
-    estate.add_account(ACCOUNT, windows=True, roles={"ssis_admin"})
     webhook = free_port()
     crashes, number = 0, 0
-    with (
-        ntlm_users(tmp_path / "ntlm", ("CORP", "svc_ssis", "secret")),
-        rig(tmp_path, estate) as made,
-        ExitStack() as stack,
-    ):
+    with windows_rig(tmp_path) as made, ExitStack() as stack:
+        estate = made.estate
         beside = estate.add(1000, package_name="Runaway beside.dtsx", start_time=long_ago())
-        for name, text in (("windows-password", "secret\n"), ("stop.token", TOKEN)):
-            (tmp_path / name).write_text(text)
-            (tmp_path / name).chmod(0o600)
-        config = filled(CONFIG, port=made.server.port, user=ACCOUNT, webhook=webhook)
+        (tmp_path / "stop.token").write_text(TOKEN)
+        (tmp_path / "stop.token").chmod(0o600)
+        config = filled(CONFIG, port=made.server.port, user=WINDOWS_ACCOUNT, webhook=webhook)
         (tmp_path / "ssis_exporter.yml").write_text(config)
         alerts = filled(AT_ONCE, webhook=webhook, token_file=tmp_path / "stop.token")
         first = stack.enter_context(Alertmanager(tmp_path / "am-a", alerts, cluster=True, peer_timeout="0s"))

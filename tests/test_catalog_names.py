@@ -16,13 +16,11 @@ import pytest
 from ssis_exporter.ledger import read_events
 from ssis_exporter.model import StopOutcome
 from tests import installed
-from tests.catalogs import Rig, make_estate, rig
+from tests.catalogs import WINDOWS_ACCOUNT, Rig, windows_rig
 from tests.stack import AT_ONCE, LOOPBACK, Alertmanager, Program, Prometheus, fetch, filled, free_port, wait_until
-from tests.tds.server import ntlm_users
 
 pytestmark = pytest.mark.real
 
-ACCOUNT = "CORP\\svc_ssis"
 TOKEN = "0ddba11c0ffee5eed0fd1e70ad57001b"
 
 NAMES = {
@@ -83,9 +81,7 @@ INFO = "ssis_package_execution_info"
 
 @pytest.fixture
 def made(tmp_path: Path) -> Iterator[Rig]:
-    estate = make_estate()
-    estate.add_account(ACCOUNT, windows=True, roles={"ssis_admin"})
-    with ntlm_users(tmp_path / "ntlm", ("CORP", "svc_ssis", "secret")), rig(tmp_path, estate) as one:
+    with windows_rig(tmp_path) as one:
         yield one
 
 
@@ -121,10 +117,9 @@ class World:
     def __init__(self, stack: ExitStack, folder: Path, catalog: int, rules: str = "") -> None:
         self.folder = folder
         webhook, self.metrics = free_port(), free_port()
-        for name, text in (("windows-password", "secret\n"), ("stop.token", TOKEN)):
-            (folder / name).write_text(text)
-            (folder / name).chmod(0o600)
-        config = filled(CONFIG, port=catalog, user=ACCOUNT, webhook=webhook)
+        (folder / "stop.token").write_text(TOKEN)
+        (folder / "stop.token").chmod(0o600)
+        config = filled(CONFIG, port=catalog, user=WINDOWS_ACCOUNT, webhook=webhook)
         (folder / "ssis_exporter.yml").write_text(config)
         command = [
             *(str(installed.COMMAND), "serve", "--config.file", "ssis_exporter.yml", "--storage.path", "state"),

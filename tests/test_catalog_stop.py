@@ -20,18 +20,12 @@ from ssis_exporter.errors import (
 )
 from ssis_exporter.model import Execution, StopReply
 from ssis_exporter.sources.catalog import CatalogSource
-from ssis_exporter.sources.catalog.settings import Credentials
-from tests.catalogs import Rig, ids, make_estate, rig, statuses
-from tests.tds.server import ntlm_users
-
-ACCOUNT = "CORP\\svc_ssis"
+from tests.catalogs import WINDOWS_ACCOUNT, Rig, ids, statuses, windows_auth, windows_rig
 
 
 @pytest.fixture
 def made(tmp_path: Path) -> Iterator[Rig]:
-    estate = make_estate()
-    estate.add_account(ACCOUNT, windows=True, roles={"ssis_admin"})
-    with ntlm_users(tmp_path / "ntlm", ("CORP", "svc_ssis", "secret")), rig(tmp_path, estate) as one:
+    with windows_rig(tmp_path) as one:
         one.estate.add(70)
         one.estate.add(71)
         yield one
@@ -40,11 +34,8 @@ def made(tmp_path: Path) -> Iterator[Rig]:
 @pytest.fixture
 def source(made: Rig) -> CatalogSource:
     """A source that logs in with a Windows account, by the real NTLM exchange."""
-    password = made.folder / "windows-password"
-    password.write_text("secret")
-    password.chmod(0o600)
     pauses: list[float] = []
-    settings = made.settings(auth=Credentials(user=ACCOUNT, password_file=password))
+    settings = made.settings(auth=windows_auth(made))
     found = made.source(settings=settings, pause=pauses.append)
     found.pauses = pauses  # type: ignore[attr-defined]
     return found
@@ -251,7 +242,7 @@ def test_a_reader_is_told_what_to_grant(made: Rig, source: CatalogSource) -> Non
     `ssis_logreader` sees all and stops nothing.
     """
     run = run_of(source)
-    made.estate.accounts[ACCOUNT.casefold()].roles = {"ssis_logreader"}
+    made.estate.accounts[WINDOWS_ACCOUNT.casefold()].roles = {"ssis_logreader"}
 
     with pytest.raises(StopDenied, match=r"ALTER ROLE ssis_admin ADD MEMBER \[CORP\\svc_ssis\];"):
         source.request_stop(run)
@@ -262,7 +253,7 @@ def test_a_row_that_is_not_shown_is_not_an_end(made: Rig, source: CatalogSource)
     Without the right to see it, nobody can say; with it, the run is gone.
     """
     run = run_of(source)
-    account = made.estate.accounts[ACCOUNT.casefold()]
+    account = made.estate.accounts[WINDOWS_ACCOUNT.casefold()]
     account.roles.clear()
     with pytest.raises(IdentityUnknown, match="is not shown to this login"):
         source.request_stop(run)

@@ -19,30 +19,18 @@ from ssis_exporter.sources.catalog import CatalogSource
 from ssis_exporter.sources.catalog.deadline import Deadline
 from ssis_exporter.sources.catalog.patience import Patience
 from ssis_exporter.sources.catalog.session import CatalogSession
-from ssis_exporter.sources.catalog.settings import Credentials
-from tests.catalogs import Rig, make_estate, rig, statuses
+from tests.catalogs import WINDOWS_ACCOUNT, Rig, statuses, windows_auth, windows_rig
 from tests.installed import COMMAND
 from tests.stack import AT_ONCE, LOOPBACK, Alertmanager, Program, filled, free_port, wait_until
 from tests.stopping import InlineWorker, Scene, kinds, play
-from tests.tds.server import ntlm_users
 
-ACCOUNT = "CORP\\svc_ssis"
 TOKEN = "5eed0fd1e70ad57001bad1dea5c0ffee"
 
 
 @pytest.fixture
 def made(tmp_path: Path) -> Iterator[Rig]:
-    estate = make_estate()
-    estate.add_account(ACCOUNT, windows=True, roles={"ssis_admin"})
-    with ntlm_users(tmp_path / "ntlm", ("CORP", "svc_ssis", "secret")), rig(tmp_path, estate) as one:
-        password = one.folder / "windows-password"
-        password.write_text("secret\n")
-        password.chmod(0o600)
+    with windows_rig(tmp_path) as one:
         yield one
-
-
-def auth(made: Rig) -> Credentials:
-    return Credentials(user=ACCOUNT, password_file=made.folder / "windows-password")
 
 
 def scene(made: Rig, work: Callable[[Scene], Awaitable[None]], **arguments: object) -> None:
@@ -54,7 +42,7 @@ def scene(made: Rig, work: Callable[[Scene], Awaitable[None]], **arguments: obje
         made.estate.add(71)
         ticks = itertools.count()
         source = made.source(
-            settings=made.settings(auth=auth(made)),
+            settings=made.settings(auth=windows_auth(made)),
             now=one.time.now,
             pause=lambda _: None,
             patience=Patience(monotonic=lambda: 10.0 * next(ticks), jitter=lambda: 0.0),
@@ -163,12 +151,12 @@ def test_a_catalog_that_cannot_be_read_stops_nothing(made: Rig, trouble: str) ->
             made.server.faults.refuse_login = 18456
             made.server.cut_all()
         elif trouble == "role":
-            made.estate.accounts[ACCOUNT.casefold()].roles.clear()
+            made.estate.accounts[WINDOWS_ACCOUNT.casefold()].roles.clear()
         else:
             made.server.faults.errors = [(1222, None)]
         assert "expired" == await outcome(one)
         made.server.faults.refuse_login, made.server.faults.errors = None, []
-        made.estate.accounts[ACCOUNT.casefold()].roles.add("ssis_admin")
+        made.estate.accounts[WINDOWS_ACCOUNT.casefold()].roles.add("ssis_admin")
         assert {70, 71} == set(statuses(one.workers["sql01"].source.snapshot()))
 
     scene(made, work)
@@ -330,7 +318,7 @@ def test_from_a_real_alertmanager_each_answer_has_its_own_outcome(made: Rig, tmp
     token = tmp_path / "stop.token"
     token.write_text(TOKEN)
     token.chmod(0o600)
-    config = filled(CONFIG, port=made.server.port, user=ACCOUNT, webhook=webhook)
+    config = filled(CONFIG, port=made.server.port, user=WINDOWS_ACCOUNT, webhook=webhook)
     (tmp_path / "ssis_exporter.yml").write_text(config)
     command = [
         *(str(COMMAND), "serve", "--config.file", "ssis_exporter.yml"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,46 +13,32 @@ import pytest
 from ssis_exporter.sources.catalog import CatalogSource
 from ssis_exporter.sources.catalog.look import ServerClock
 from ssis_exporter.sources.catalog.patience import Patience
-from ssis_exporter.sources.catalog.settings import Credentials
-from tests.catalogs import Rig, ids, make_estate, rig
+from tests.catalogs import Rig, ids, windows_auth, windows_rig
 from tests.stopping import EVERYTHING, GRACE, InlineWorker, Scene, play
-from tests.tds.server import ntlm_users
-
-ACCOUNT = "CORP\\svc_ssis"
 
 
 @pytest.fixture
 def made(tmp_path: Path) -> Iterator[Rig]:
-    with ntlm_users(tmp_path / "ntlm", ("CORP", "svc_ssis", "secret")), server(tmp_path) as one:
+    with windows_rig(tmp_path) as one:
         yield one
-
-
-def server(folder: Path) -> AbstractContextManager[Rig]:
-    """A server that lets an account stop."""
-    estate = make_estate()
-    estate.add_account(ACCOUNT, windows=True, roles={"ssis_admin"})
-    (folder / "windows-password").write_text("secret\n")
-    (folder / "windows-password").chmod(0o600)
-    return rig(folder, estate)
 
 
 @pytest.fixture
 def other(made: Rig, tmp_path: Path) -> Iterator[Rig]:
     """To which the same name in DNS may lead; it knows the same account as `made`."""
     (tmp_path / "other").mkdir()
-    with server(tmp_path / "other") as one:
+    with windows_rig(tmp_path / "other") as one:
         one.estate.server_name = "SQL02"
         yield one
 
 
 def source_of(made: Rig, scene: Scene, name: str = "sql01") -> CatalogSource:
     """One that looks at this server."""
-    auth = Credentials(user=ACCOUNT, password_file=made.folder / "windows-password")
     ticks = itertools.count()
     patience = Patience(monotonic=lambda: 10.0 * next(ticks), jitter=lambda: 0.0)
     return made.source(
         name,
-        settings=made.settings(auth=auth),
+        settings=made.settings(auth=windows_auth(made)),
         now=scene.time.now,
         monotonic=scene.time.monotonic,
         pause=lambda _: None,
