@@ -75,7 +75,7 @@ def test_list_shows_the_source_that_works(config: Path) -> None:
 
     assert {"made-up"} == {one["source"] for one in shown["executions"]}
     assert {"made-up": None, "ssis": "missing"} == {one["name"]: one["reason"] for one in shown["sources"]}
-    assert re.fullmatch(r"source ssis could not be read: ssis: the helper cannot be started: .*\n", done.err)
+    assert re.fullmatch(r"source ssis could not be read: the helper cannot be started: .*\n", done.err)
 
 
 def test_serve_shows_the_source_that_works(config: Path) -> None:
