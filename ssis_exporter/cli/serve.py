@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 DRAIN_SECONDS = 5.0
 """How long requests that run may go on after the exporter was asked to end."""
 
-OBJECTS_BEFORE_GC = 20_000
+OBJECTS_BEFORE_GC = 5_000
 """
 After how many new objects Python looks for cycles. A look makes an object for each run, none of them in a cycle: with
 Python's own 700 a third of a look at 10 000 runs was that search.
