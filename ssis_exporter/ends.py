@@ -112,6 +112,8 @@ class SourceEnds:
         """By the source's clock: what ended before it is its past, and is not counted."""
 
         self._kept_alive: frozenset[str] = frozenset()
+        self._sight: Visibility | None = None
+        """Of the last look. Equal ones are made the same one, since they are compared for each run."""
 
     def knows(self, instance_id: str) -> bool:
         """
@@ -151,7 +153,7 @@ class SourceEnds:
     def digest(self, seen: Snapshot, *, stopped_by_us: Callable[[ExecutionKey], bool]) -> Digest:
         """Takes one snapshot in."""
         change = Digest()
-        present = {run.key.instance_id for run in seen.executions}
+        present = {run.facts.key.instance_id for run in seen.executions}
         for told in seen.ended:
             if told.facts.key.instance_id not in present and mark_of(told.facts) not in self.counted:
                 result = _result(told.result, told.facts.key, stopped_by_us)
@@ -160,29 +162,32 @@ class SourceEnds:
                 ended_at = min(told.ended_at, seen.taken_at)
                 end = End(facts=told.facts, result=result, ended_at=ended_at, duration=duration)
                 self._close(end, change)
+        if self._sight is None or self._sight != seen.visibility:
+            self._sight = seen.visibility
         for run in seen.executions:
-            self._see(run, seen, change)
+            self._see(run, seen.taken_at, self._sight, change)
         self._miss(present, seen, change, stopped_by_us)
         self.bookmark = seen.bookmark or self.bookmark
         self.first_look = self.first_look or seen.taken_at
         return change
 
-    def _see(self, run: Execution, seen: Snapshot, change: Digest) -> None:
-        known = self.open.get(run.key.instance_id)
+    def _see(self, run: Execution, now: datetime, sight: Visibility, change: Digest) -> None:
+        known = self.open.get(run.facts.key.instance_id)
         if known is None:
             # One that was counted and is there again was lost from sight for a moment.
             if mark_of(run.facts) not in self.counted:
-                known = OpenRun(run.facts, seen.visibility, seen.taken_at, run.duration)
+                known = OpenRun(run.facts, sight, now, run.duration)
                 self.open[run.key.instance_id] = known
                 change.began.append(known)
             return
         if known.facts is not run.facts and known.facts != run.facts:
             known.facts = run.facts
             change.began.append(known)
-        if known.seen_under is not seen.visibility and known.seen_under != seen.visibility:
-            known.seen_under = seen.visibility
-            change.began.append(known)
-        known.seen_at, known.duration = seen.taken_at, run.duration
+        if known.seen_under is not sight:
+            if known.seen_under != sight:
+                change.began.append(known)
+            known.seen_under = sight
+        known.seen_at, known.duration = now, run.duration
 
     def _miss(
         self, present: set[str], seen: Snapshot, change: Digest, stopped_by_us: Callable[[ExecutionKey], bool]
